@@ -1,0 +1,60 @@
+"""What an operator may set, validated once.
+
+The same names serve as command-line flags (``--udp-port``), TOML keys
+(``udp_port`` in ``earshot.toml``) and environment variables
+(``EARSHOT_UDP_PORT``); a flag wins over the environment, the environment over
+the file, the file over the default.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+class ConfigError(ValueError):
+    """A setting cannot be used. The message names it, its source and the cure."""
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A program that speaks PCM: its public name and the socket it listens on."""
+
+    name: str
+    path: str
+    command: tuple[str, ...] = ()
+    """Started and restarted by the supervisor when not empty; the socket's
+    path is its last argument."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """One node's configuration."""
+
+    http: tuple[str, int] = ("127.0.0.1", 8080)
+    """Address and port of the control plane's HTTP side."""
+    udp_port: int = 3478
+    """The one public UDP port; 0 lets the kernel choose (tests)."""
+    advertise: tuple[str, ...] = ()
+    """Addresses for the answer's candidates, in order of preference. Empty:
+    the machine's own, loopback included when HTTP listens on loopback."""
+    relays: int = 2
+    transceivers: int = 2
+    backends: tuple[Backend, ...] = ()
+    max_sessions: int = 4096
+    """Rows in the session table: calls at once, and recently ended ones."""
+    flows_per_relay: int = 65536
+    """Rows in each relay's flow table, a power of two, at least 64."""
+    run_dir: str = ""
+    """Where sockets and node.json live. Empty: chosen from the UDP port."""
+    log_format: str = "auto"
+    """``json``, ``pretty`` or ``auto`` (pretty on a terminal)."""
+    log_level: str = "info"
+    api_key: str = field(default="", repr=False)
+    """Bearer key of the HTTP side. Required beyond loopback."""
+    max_wait_ms: int = 60
+    """Longest wait of the uplink for a missing packet."""
+    playout_lead_ms: int = 20
+    """Audio gathered before an utterance starts, against a backend's jitter."""
+    opus_complexity: int = 5
+    opus_bitrate: int = 32000
+    """Bits per second of the downlink encoder."""
