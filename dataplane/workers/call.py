@@ -1,0 +1,269 @@
+"""One call in a transceiver: the session core with its backend, data channels and status row."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
+
+import orjson
+
+from dataplane.config import Backend
+from dataplane.log import get_logger
+from dataplane.proto import events
+from dataplane.proto.backend_frame import (
+    FrameType,
+    encode_audio,
+    encode_concealed,
+    encode_frame,
+    encode_start,
+    encode_stop,
+    parse_clear,
+    parse_ready,
+    parse_stop,
+)
+from dataplane.proto.demux import Demux
+from dataplane.proto.errors import BadPacket
+from dataplane.proto.hop import HopRecord
+from dataplane.proto.media_session import ChannelData, Ended, MediaSession, State, StateChanged
+from dataplane.proto.uplink import AudioFrame, Concealed
+from dataplane.shm.enums import BackendState, CallState, Counter, EndReason
+from dataplane.shm.sessions import SessionConfig
+from dataplane.workers.backend_link import BackendLink
+from dataplane.workers.call_status import CallStatus
+
+if TYPE_CHECKING:
+    from dataplane.workers.data_channel import DataChannels
+
+log = get_logger()
+
+EVENTS_HELD = 64
+"""Client events that wait for a backend that is not ready."""
+
+
+class Edge(Protocol):
+    """What a call needs of its worker."""
+
+    def transmit(self, call: Call) -> None: ...
+
+    def reschedule(self, call: Call) -> None: ...
+
+    def call_ended(self, call: Call) -> None: ...
+
+    def count(self, counter: Counter, n: int = 1) -> None: ...
+
+
+class Call:
+    """Feeds the core, drains it after every input, and never lets an error out."""
+
+    def __init__(
+        self,
+        edge: Edge,
+        slot: int,
+        config: SessionConfig,
+        backend: Backend,
+        session: MediaSession,
+        status: CallStatus,
+    ) -> None:
+        self.slot = slot
+        self.generation = config.generation
+        self.call_id = config.call_id
+        self.session = session
+        self.status = status
+        self.scheduled_ns = 0
+        self._edge = edge
+        self._config = config
+        self._channels: DataChannels | None = None
+        self._held_events: list[bytes] = []
+        self._uplink_sample = 0
+        self._told_unavailable = False
+        self.link = BackendLink(
+            backend.path,
+            encode_start(
+                session_id=config.call_id,
+                backend=backend.name,
+                options=orjson.loads(config.options) if config.options else {},
+                client={"address": status.client_text},
+            ),
+            self,
+            self._audio_dropped,
+        )
+
+    def open(self) -> None:
+        """Connect to the backend. Not in __init__: it calls back."""
+        self.link.open()
+        self._drain(time.monotonic_ns())
+
+    # --- from the client ---
+
+    def handle_record(self, record: HopRecord, kind: Demux, arrival_ns: int, now_ns: int) -> None:
+        """One datagram. Raises BadPacket for what is dropped."""
+        try:
+            self.session.handle_datagram(
+                kind, record.payload, record.client, record.local_ip, arrival_ns, now_ns
+            )
+        finally:
+            self._drain(now_ns)
+
+    def handle_timer(self, now_ns: int) -> None:
+        """Something of the session is due."""
+        self.session.handle_timer(now_ns)
+        self._drain(now_ns)
+
+    def next_timeout(self) -> int | None:
+        return self.session.next_timeout()
+
+    def end(self, reason: EndReason, detail: str) -> None:
+        """End the call for the edge's own reason."""
+        now_ns = time.monotonic_ns()
+        self.session.end(reason.name.lower(), detail, now_ns)
+        self._drain(now_ns)
+
+    # --- from the backend (BackendHandler) ---
+
+    def backend_frame(self, frame_type: int, payload: bytes) -> None:
+        """One frame. Raises BadPacket when its content cannot be used."""
+        now_ns = time.monotonic_ns()
+        downlink = self.session.downlink
+        if frame_type == FrameType.READY:
+            self._backend_ready(payload, now_ns)
+        elif self.link.state is not BackendState.READY or downlink is None:
+            raise BadPacket("backend_bad_frame", "a frame before READY")
+        elif frame_type == FrameType.AUDIO:
+            downlink.push(payload, now_ns)
+        elif frame_type == FrameType.EVENT:
+            self._send_to_client(payload)
+        elif frame_type == FrameType.MARK:
+            downlink.mark(payload, now_ns)
+        elif frame_type == FrameType.CLEAR:
+            downlink.clear(parse_clear(payload), now_ns)
+        elif frame_type == FrameType.END:
+            downlink.end(now_ns)
+        elif frame_type == FrameType.STOP:
+            reason = parse_stop(payload) or "the backend ended the call"
+            self.session.end("backend_stopped", reason, now_ns)
+        self._drain(now_ns)
+
+    def backend_state(self, state: BackendState, detail: str) -> None:
+        """The link's state moved."""
+        self.status.backend(state, detail)
+        if state is BackendState.STARTED:
+            self._edge.count(Counter.BACKEND_CONNECTS)
+        elif state is BackendState.READY and self._told_unavailable:
+            self._told_unavailable = False
+            self._send_to_client(events.backend_ready(self.status.backend_name))
+        elif state in (BackendState.UNAVAILABLE, BackendState.REFUSED, BackendState.LOST):
+            if not self._told_unavailable:
+                self._told_unavailable = True
+                log.warning("backend.unavailable", call=self.call_id, detail=detail)
+                self._send_to_client(events.backend_unavailable(self.status.backend_name, detail))
+
+    def _backend_ready(self, payload: bytes, now_ns: int) -> None:
+        ready = parse_ready(payload)
+        session = self.session
+        assert session.uplink is not None
+        assert session.downlink is not None
+        self._uplink_sample = 0
+        self.link.ready(ready.rate_in)
+        session.uplink.set_rate(ready.rate_in)
+        session.downlink.set_rate(ready.rate_out, now_ns)
+        self.status.ready(now_ns)
+        held, self._held_events = self._held_events, []
+        for frame in held:
+            self.link.send(frame)
+
+    def _audio_dropped(self, frames: int) -> None:
+        self.status.audio_dropped += frames
+        self._edge.count(Counter.BACKEND_AUDIO_DROPPED, frames)
+
+    # --- draining ---
+
+    def _drain(self, now_ns: int) -> None:
+        """Carry everything that the core has to say to where it belongs."""
+        self._drain_uplink()
+        self._drain_downlink()
+        for event in self.session.poll_event():
+            if isinstance(event, ChannelData):
+                if self._channels is not None:
+                    self._channels.handle_data(event.data)
+            elif isinstance(event, StateChanged):
+                self._state_changed(event.state, now_ns)
+            elif isinstance(event, Ended):
+                self._ended(event, now_ns)
+        self._edge.transmit(self)
+        self._edge.reschedule(self)
+
+    def _drain_uplink(self) -> None:
+        uplink = self.session.uplink
+        if uplink is None:
+            return
+        for item in uplink.poll():
+            if isinstance(item, AudioFrame):
+                samples = len(item.pcm) // 2
+                self.link.send_audio(encode_audio(item.pcm), self._uplink_sample, samples)
+                self._uplink_sample += samples
+            elif isinstance(item, Concealed):
+                self.link.send(encode_concealed(item.first_sample, item.samples, item.how))
+
+    def _drain_downlink(self) -> None:
+        downlink = self.session.downlink
+        if downlink is None:
+            return
+        for frame in downlink.poll_backend_frames():
+            self.link.send(frame)
+
+    def _state_changed(self, state: State, now_ns: int) -> None:
+        self.status.state(CallState[state.name], now_ns)
+        if state is State.CONNECTED:
+            self._edge.count(Counter.CALLS_STARTED)
+            log.info("call.connected", call=self.call_id, client=self.status.client_text)
+            if self._config.sctp_port:
+                self._open_channels()
+
+    def _ended(self, event: Ended, now_ns: int) -> None:
+        self.link.close(encode_stop(event.reason))
+        if self._channels is not None:
+            self._channels.close()
+        self.status.ended(EndReason[event.reason.upper()], event.detail, now_ns)
+        self._edge.count(Counter.CALLS_ENDED)
+        log.info("call.ended", call=self.call_id, reason=event.reason, detail=event.detail)
+        self._edge.call_ended(self)
+
+    # --- data channels ---
+
+    def _open_channels(self) -> None:
+        from dataplane.workers.data_channel import DataChannels
+
+        self._channels = DataChannels(
+            is_client=bool(self._config.dtls_active),
+            remote_port=self._config.sctp_port,
+            max_message_bytes=self._config.sctp_max_message_bytes,
+            send=self._send_channel_data,
+            on_text=self._client_text,
+        )
+
+    def _send_channel_data(self, data: bytes) -> None:
+        # aiortc's timers call this too, outside of any input of ours.
+        self.session.send_channel_data(data, time.monotonic_ns())
+        self._edge.transmit(self)
+
+    def _client_text(self, label: str, text: str) -> None:
+        """A text message of the client: JSON goes to the backend as an EVENT."""
+        try:
+            orjson.loads(text)
+        except orjson.JSONDecodeError as error:
+            message = f"data channel '{label}': this is not JSON: {error}"
+            self._send_to_client(events.error("invalid_request_error", "invalid_json", message))
+            return
+        frame = encode_frame(FrameType.EVENT, text.encode())
+        if self.link.state is BackendState.READY:
+            self.link.send(frame)
+        elif len(self._held_events) < EVENTS_HELD:
+            self._held_events.append(frame)
+
+    def _send_to_client(self, event: bytes) -> None:
+        if self._channels is not None:
+            self._channels.send_text(event.decode(errors="replace"))
+
+
+CallFactory = Callable[[int, SessionConfig], Call]

@@ -1,0 +1,136 @@
+"""SCTP and data channels for one call: aiortc's implementation behind an adapter.
+
+aiortc's RTCSctpTransport wants a DTLS transport with six members; DtlsPort is
+that and nothing more. Its coroutines are stepped by hand: with a transport that
+never waits they finish at once, so the messages of a call stay in order and an
+error of one of them is caught here, in its call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from aiortc.rtcdatachannel import RTCDataChannel
+from aiortc.rtcsctptransport import RTCSctpCapabilities, RTCSctpTransport
+
+EVENTS_LABEL = "oai-events"
+"""The channel that events go out on when the client opened several."""
+
+BUFFERED_LIMIT_BYTES = 1 << 20
+"""Events beyond this wait for nobody: a client that does not read loses them."""
+
+
+class DtlsPort:
+    """What RTCSctpTransport needs of a DTLS transport."""
+
+    def __init__(self, is_client: bool, send: Callable[[bytes], None]) -> None:
+        self.state = "connected"
+        self._role = "client" if is_client else "server"
+        self._send = send
+        self.receiver: RTCSctpTransport | None = None
+
+    def _register_data_receiver(self, receiver: RTCSctpTransport) -> None:
+        self.receiver = receiver
+
+    def _unregister_data_receiver(self, receiver: RTCSctpTransport) -> None:
+        self.receiver = None
+
+    async def _send_data(self, data: bytes) -> None:
+        if self.state == "connected":
+            self._send(data)
+
+
+class DataChannels:
+    """All data channels of one call.
+
+    send: takes what SCTP wants sent, for the DTLS connection to encrypt.
+    on_text: called with (label, text) for every text message.
+    """
+
+    def __init__(
+        self,
+        *,
+        is_client: bool,
+        remote_port: int,
+        max_message_bytes: int,
+        send: Callable[[bytes], None],
+        on_text: Callable[[str, str], None],
+    ) -> None:
+        self._on_text = on_text
+        self._port = DtlsPort(is_client, send)
+        self._sctp = RTCSctpTransport(self._port)
+        self._sctp.on("datachannel", self._opened)
+        self._channels: list[RTCDataChannel] = []
+        self._unsent: list[str] = []
+        self.dropped = 0
+        _step(self._sctp.start(RTCSctpCapabilities(maxMessageSize=max_message_bytes), remote_port))
+
+    def handle_data(self, data: bytes) -> None:
+        """One SCTP packet that DTLS decrypted. Whatever it provokes ends here."""
+        if self._port.receiver is None:
+            return
+        try:
+            _step(self._sctp._handle_data(data))
+        except Exception:
+            # aiortc asserts on the peer's behaviour; it is this call's peer.
+            self.dropped += 1
+
+    def send_text(self, text: str) -> bool:
+        """Send on the events channel; False if it had to be thrown away.
+
+        Before any channel is open, up to 64 messages wait for one."""
+        channel = self._events_channel()
+        if channel is None:
+            if len(self._unsent) >= 64:
+                self.dropped += 1
+                return False
+            self._unsent.append(text)
+            return True
+        if channel.bufferedAmount > BUFFERED_LIMIT_BYTES:
+            self.dropped += 1
+            return False
+        try:
+            channel.send(text)
+        except ValueError:  # longer than the client's max-message-size
+            self.dropped += 1
+            return False
+        return True
+
+    def close(self) -> None:
+        """Abort the association and stop its timers."""
+        try:
+            _step(self._sctp.stop())
+        finally:
+            self._port.state = "closed"
+            self._channels.clear()
+
+    def _events_channel(self) -> RTCDataChannel | None:
+        open_channels = [c for c in self._channels if c.readyState == "open"]
+        for channel in open_channels:
+            if channel.label == EVENTS_LABEL:
+                return channel
+        return open_channels[0] if open_channels else None
+
+    def _opened(self, channel: RTCDataChannel) -> None:
+        self._channels = [c for c in self._channels if c.readyState == "open"]
+        self._channels.append(channel)
+
+        def received(message: str | bytes) -> None:
+            if isinstance(message, str):
+                self._on_text(channel.label, message)
+
+        channel.on("message", received)
+        unsent, self._unsent = self._unsent, []
+        for text in unsent:
+            self.send_text(text)
+
+
+def _step(coroutine: Coroutine[Any, Any, None]) -> None:
+    """Run a coroutine that never waits."""
+    try:
+        coroutine.send(None)
+    except StopIteration:
+        return
+    coroutine.close()
+    raise RuntimeError("SCTP waited for a transport that never waits")
