@@ -69,9 +69,8 @@ def setup(process: str, log_format: str = "auto", level: str = "info") -> None:
     ``log_format``: json, pretty, or auto (pretty on a terminal). May be called
     again; the last call holds.
     """
-    pretty = log_format == "pretty" or (log_format == "auto" and sys.stderr.isatty())
     formatter: logging.Formatter
-    if pretty:
+    if is_pretty(log_format):
         colour = sys.stderr.isatty() and "NO_COLOR" not in os.environ
         formatter = PrettyFormatter(process, colour)
     else:
@@ -90,6 +89,10 @@ def setup(process: str, log_format: str = "auto", level: str = "info") -> None:
     atexit.unregister(flush)
     atexit.register(flush)
     sys.excepthook = _log_uncaught
+
+
+def is_pretty(log_format: str) -> bool:
+    return log_format == "pretty" or (log_format == "auto" and sys.stderr.isatty())
 
 
 def flush(seconds: float = FLUSH_SECONDS) -> None:
