@@ -1,0 +1,3 @@
+module earshot.example/echo
+
+go 1.19
