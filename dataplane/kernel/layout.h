@@ -374,7 +374,6 @@ struct ek_worker_row {
     uint64_t started_unix_ns;
     uint64_t heartbeat_ns;
     uint64_t cpu_ns;
-    uint64_t reserved0;
-    uint64_t reserved1;
+    uint32_t socket_drops[4];          /* a relay's: the kernel's count, last seen */
     uint64_t counters[96];
 };
