@@ -67,6 +67,9 @@ class ConcealedHow(IntEnum):
     """It came, but after its place had been given up. Not yet told apart from LOST."""
     DTX = 3
     """The client sent nothing because nothing was said."""
+    DROPPED = 4
+    """It was heard, but the backend did not read in time. No AUDIO follows for these
+    samples: the next AUDIO stands at first_sample + samples."""
 
 
 def encode_frame(frame_type: int, payload: bytes = b"") -> bytes:

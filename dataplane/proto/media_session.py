@@ -144,6 +144,7 @@ class MediaSession:
         self.first_audio_in_ns = 0
         self.first_audio_out_ns = 0
         self.uplink_delay_ns = 0
+        self.last_activity_ns = now_ns
         self.packets_received = 0
         self.bytes_received = 0
         self.packets_sent = 0
@@ -166,7 +167,8 @@ class MediaSession:
             raise BadPacket("drop_record_no_session", "the call has ended")
         if kind is Demux.STUN:
             self._handle_stun(payload, client, local_ip, now_ns)
-        elif client not in self.ice.verified:
+            self.last_activity_ns = now_ns
+        elif not self.ice.is_verified(client):
             raise BadPacket("drop_record_unverified_address", str(client))
         elif kind is Demux.DTLS:
             self._handle_dtls(payload, now_ns)
@@ -175,9 +177,13 @@ class MediaSession:
 
     def _handle_stun(self, payload: bytes, client: Address, local_ip: bytes, now_ns: int) -> None:
         response = self.ice.handle_request(payload, client, now_ns)
-        self._local_ips = {a: ip for a, ip in self._local_ips.items() if a in self.ice.verified}
-        self._local_ips[client] = local_ip
         self._transmits.append(Transmit(response, client, local_ip))
+        if not self.ice.is_verified(client):
+            return  # a proven request that was answered with an error
+        if client not in self._local_ips:
+            known = self.ice.verified
+            self._local_ips = {a: ip for a, ip in self._local_ips.items() if a in known}
+        self._local_ips[client] = local_ip
         if self.state is State.NEW:
             self._step(Step.CHECK)
             self._start_media()
@@ -240,15 +246,15 @@ class MediaSession:
         if self._srtp is None or self.uplink is None:
             raise BadPacket("drop_srtp_no_keys")
         if rtp.is_rtcp(payload):
-            self.reports.handle_compound(self._srtp.unprotect_rtcp(payload), now_ns)
+            compound = self._srtp.unprotect_rtcp(payload)
+            self.reports.handle_compound(compound, self.uplink.reception, now_ns)
             return
         packet = rtp.parse_rtp(self._srtp.unprotect_rtp(payload))
         announced = self._parameters.remote_ssrc
         if announced and packet.ssrc != announced:
             raise BadPacket("drop_rtp_ssrc", f"ssrc {packet.ssrc}")
-        if packet.payload_type != self._parameters.payload_type:
-            raise BadPacket("drop_rtp_payload_type", f"payload type {packet.payload_type}")
         self.uplink.handle_rtp(packet, arrival_ns)
+        self.last_activity_ns = now_ns
         self.packets_received += 1
         self.bytes_received += len(payload)
         self.first_audio_in_ns = self.first_audio_in_ns or now_ns
@@ -303,16 +309,16 @@ class MediaSession:
         for packet in self.downlink.handle_timer(now_ns):
             if not self._parameters.client_receives:
                 continue
-            self.reports.sent(packet, now_ns)
+            self.reports.sent(packet.payload_bytes, packet.rtp_ts, now_ns)
             self.packets_sent += 1
-            self.bytes_sent += len(packet)
+            self.bytes_sent += len(packet.packet)
             self.first_audio_out_ns = self.first_audio_out_ns or now_ns
-            self._send(self._srtp.protect_rtp(packet))
+            self._send(self._srtp.protect_rtp(packet.packet))
 
     def _send_reports(self, now_ns: int) -> None:
         assert self._srtp is not None
-        reception = self.uplink.reception if self.uplink is not None else None
-        compound = self.reports.encode(reception, now_ns)
+        assert self.uplink is not None
+        compound = self.reports.encode(self.uplink.reception, now_ns)
         self._send(self._srtp.protect_rtcp(compound))
 
     # --- out ---
@@ -335,8 +341,9 @@ class MediaSession:
         """End the call: BYE and close_notify to the client where keys allow."""
         if self.state is State.ENDED:
             return
-        if self._srtp is not None:
-            self._send(self._srtp.protect_rtcp(self.reports.encode_bye(now_ns)))
+        if self._srtp is not None and self.uplink is not None:
+            bye = self.reports.encode_bye(self.uplink.reception, now_ns)
+            self._send(self._srtp.protect_rtcp(bye))
         self._step(Step.END)
         if self.dtls is not None:
             self.dtls.close(now_ns)

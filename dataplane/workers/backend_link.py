@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from dataplane.proto.backend_frame import CONCEALED_DROPPED, FrameReader, encode_concealed
+from dataplane.proto.backend_frame import Concealed, ConcealedHow, FrameReader
 from dataplane.proto.errors import BadPacket
 from dataplane.shm.enums import BackendState
 
@@ -175,7 +175,7 @@ class BackendLink:
                 note = _Entry(b"", entry.first_sample, dropped=entry.samples)
                 self._queue[index] = note
                 self._queued_control += 1
-            note.frame = encode_concealed(note.first_sample, note.dropped, CONCEALED_DROPPED)
+            note.frame = Concealed(note.first_sample, note.dropped, ConcealedHow.DROPPED).encode()
             return True
         return False
 

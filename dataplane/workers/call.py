@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 import orjson
@@ -12,21 +11,22 @@ from dataplane.config import Backend
 from dataplane.log import get_logger
 from dataplane.proto import events
 from dataplane.proto.backend_frame import (
-    FrameType,
-    encode_audio,
-    encode_concealed,
-    encode_frame,
-    encode_start,
-    encode_stop,
-    parse_clear,
-    parse_ready,
-    parse_stop,
+    AudioFrame,
+    Clear,
+    Concealed,
+    End,
+    Event,
+    BackendFrame,
+    Mark,
+    Ready,
+    Start,
+    Stop,
+    parse_payload,
 )
 from dataplane.proto.demux import Demux
 from dataplane.proto.errors import BadPacket
 from dataplane.proto.hop import HopRecord
 from dataplane.proto.media_session import ChannelData, Ended, MediaSession, State, StateChanged
-from dataplane.proto.uplink import AudioFrame, Concealed
 from dataplane.shm.enums import BackendState, CallState, Counter, EndReason
 from dataplane.shm.sessions import SessionConfig
 from dataplane.workers.backend_link import BackendLink
@@ -36,6 +36,12 @@ if TYPE_CHECKING:
     from dataplane.workers.data_channel import DataChannels
 
 log = get_logger()
+
+_BACKEND_EVENTS = {
+    BackendState.UNAVAILABLE: events.backend_unavailable,
+    BackendState.REFUSED: events.backend_refused,
+    BackendState.LOST: events.backend_lost,
+}
 
 EVENTS_HELD = 64
 """Client events that wait for a backend that is not ready."""
@@ -79,12 +85,12 @@ class Call:
         self._told_unavailable = False
         self.link = BackendLink(
             backend.path,
-            encode_start(
+            Start(
                 session_id=config.call_id,
                 backend=backend.name,
                 options=orjson.loads(config.options) if config.options else {},
-                client={"address": status.client_text},
-            ),
+                client_address=status.client_text,
+            ).encode(),
             self,
             self._audio_dropped,
         )
@@ -123,30 +129,43 @@ class Call:
 
     def backend_frame(self, frame_type: int, payload: bytes) -> None:
         """One frame. Raises BadPacket when its content cannot be used."""
+        frame = parse_payload(frame_type, payload)
+        if frame is None:
+            return
         now_ns = time.monotonic_ns()
-        downlink = self.session.downlink
-        if frame_type == FrameType.READY:
-            self._backend_ready(payload, now_ns)
-        elif self.link.state is not BackendState.READY or downlink is None:
+        if isinstance(frame, Ready):
+            self._backend_ready(frame, now_ns)
+        elif self.link.state is not BackendState.READY:
             raise BadPacket("backend_bad_frame", "a frame before READY")
-        elif frame_type == FrameType.AUDIO:
-            downlink.push(payload, now_ns)
-        elif frame_type == FrameType.EVENT:
-            self._send_to_client(payload)
-        elif frame_type == FrameType.MARK:
-            downlink.mark(payload, now_ns)
-        elif frame_type == FrameType.CLEAR:
-            downlink.clear(parse_clear(payload), now_ns)
-        elif frame_type == FrameType.END:
-            downlink.end(now_ns)
-        elif frame_type == FrameType.STOP:
-            reason = parse_stop(payload) or "the backend ended the call"
-            self.session.end("backend_stopped", reason, now_ns)
+        else:
+            self._backend_says(frame, now_ns)
         self._drain(now_ns)
+
+    def _backend_says(self, frame: BackendFrame, now_ns: int) -> None:
+        downlink = self.session.downlink
+        assert downlink is not None
+        match frame:
+            case AudioFrame():
+                downlink.push(frame.pcm, now_ns)
+            case Event():
+                self._send_to_client(frame.text)
+            case Mark():
+                downlink.mark(frame.name, now_ns)
+            case Clear():
+                downlink.clear(frame.generation, now_ns)
+            case End():
+                downlink.end(now_ns)
+            case Stop():
+                reason = frame.reason or "the backend ended the call"
+                self.session.end("backend_stopped", reason, now_ns)
+            case _:
+                pass  # the edge's own types, said back: ignored like unknown ones
 
     def backend_state(self, state: BackendState, detail: str) -> None:
         """The link's state moved."""
         self.status.backend(state, detail)
+        if state is not BackendState.READY and self.session.uplink is not None:
+            self.session.uplink.set_rate(None)
         if state is BackendState.STARTED:
             self._edge.count(Counter.BACKEND_CONNECTS)
         elif state is BackendState.READY and self._told_unavailable:
@@ -156,10 +175,10 @@ class Call:
             if not self._told_unavailable:
                 self._told_unavailable = True
                 log.warning("backend.unavailable", call=self.call_id, detail=detail)
-                self._send_to_client(events.backend_unavailable(self.status.backend_name, detail))
+                say = _BACKEND_EVENTS[state]
+                self._send_to_client(say(self.status.backend_name, detail))
 
-    def _backend_ready(self, payload: bytes, now_ns: int) -> None:
-        ready = parse_ready(payload)
+    def _backend_ready(self, ready: Ready, now_ns: int) -> None:
         session = self.session
         assert session.uplink is not None
         assert session.downlink is not None
@@ -200,10 +219,10 @@ class Call:
         for item in uplink.poll():
             if isinstance(item, AudioFrame):
                 samples = len(item.pcm) // 2
-                self.link.send_audio(encode_audio(item.pcm), self._uplink_sample, samples)
+                self.link.send_audio(item.encode(), self._uplink_sample, samples)
                 self._uplink_sample += samples
             elif isinstance(item, Concealed):
-                self.link.send(encode_concealed(item.first_sample, item.samples, item.how))
+                self.link.send(item.encode())
 
     def _drain_downlink(self) -> None:
         downlink = self.session.downlink
@@ -221,7 +240,7 @@ class Call:
                 self._open_channels()
 
     def _ended(self, event: Ended, now_ns: int) -> None:
-        self.link.close(encode_stop(event.reason))
+        self.link.close(Stop(event.reason).encode())
         if self._channels is not None:
             self._channels.close()
         self.status.ended(EndReason[event.reason.upper()], event.detail, now_ns)
@@ -253,9 +272,9 @@ class Call:
             orjson.loads(text)
         except orjson.JSONDecodeError as error:
             message = f"data channel '{label}': this is not JSON: {error}"
-            self._send_to_client(events.error("invalid_request_error", "invalid_json", message))
+            self._send_to_client(events.error("invalid_request_error", message, "invalid_json"))
             return
-        frame = encode_frame(FrameType.EVENT, text.encode())
+        frame = Event(text.encode()).encode()
         if self.link.state is BackendState.READY:
             self.link.send(frame)
         elif len(self._held_events) < EVENTS_HELD:
@@ -265,5 +284,3 @@ class Call:
         if self._channels is not None:
             self._channels.send_text(event.decode(errors="replace"))
 
-
-CallFactory = Callable[[int, SessionConfig], Call]

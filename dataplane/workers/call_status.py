@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataplane.proto.address import Address
+from dataplane.proto.ice_lite import CONSENT_NS
 from dataplane.proto.media_session import MediaSession
 from dataplane.shm.enums import BackendState, CallState, EndReason
 from dataplane.shm.status import StatusWriter
@@ -88,7 +89,7 @@ class CallStatus:
         if session.ice.selected is not None:
             self._set_address(f.client, session.ice.selected)
         f.last_activity_ns = session.last_activity_ns
-        f.last_consent_ns = session.ice.last_check_ns
+        f.last_consent_ns = session.ice.consent_expires_ns - CONSENT_NS
         f.first_audio_in_ns = session.first_audio_in_ns
         f.first_audio_out_ns = session.first_audio_out_ns
         f.packets_received = session.packets_received

@@ -24,7 +24,7 @@ from dataplane.proto import ice_lite, stun
 from dataplane.proto.demux import Demux
 from dataplane.proto.errors import BadPacket
 from dataplane.proto.hop import HopHeader, HopRecord, parse_hop
-from dataplane.proto.media_session import MediaSession, SessionParameters
+from dataplane.proto.media_session import MediaSession, SessionParameters, State
 from dataplane.proto.ufrag import ClusterKeys, encode_ufrag, ice_pwd, parse_ufrag
 from dataplane.shm.enums import (
     CallState,
@@ -104,7 +104,10 @@ class Transceiver:
 
     def transmit(self, call: Call) -> None:
         """Send what the session has ready."""
-        for t in call.session.poll_transmit():
+        self._send_all(call.session)
+
+    def _send_all(self, session: MediaSession) -> None:
+        for t in session.poll_transmit():
             if self._sockets.send(t.datagram, t.client, t.local_ip):
                 self._row.count(Counter.TX_DATAGRAMS)
                 self._row.count(Counter.TX_BYTES, len(t.datagram))
@@ -243,6 +246,9 @@ class Transceiver:
         session.handle_datagram(
             Demux.STUN, record.payload, record.client, record.local_ip, arrival_ns, now_ns
         )
+        if session.state is State.NEW:  # a proven request, answered with an error
+            self._send_all(session)
+            return
         backend = self._node.config.backends[config.backend_id]
         status = CallStatus(
             self._status.writer(record.slot),
