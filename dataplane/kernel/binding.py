@@ -65,6 +65,7 @@ class Region:
         self._bytes = len(memory)
         self.writable = writable
         self.header: CData = ffi.cast("struct ek_region_header *", self._buffer)
+        self._rows: CData = None
 
     def init(self, kind: int, row_count: int, boot_id: bytes, owner_index: int) -> None:
         """Write the header of a new segment; its rows are zero already."""
@@ -86,11 +87,13 @@ class Region:
         return int(self.header.row_count)
 
     def row(self, index: int) -> CData:
-        """Pointer to a row. Raises IndexError outside the region."""
+        """Pointer to a row; keep the region as long as you keep it. Raises
+        IndexError outside the region."""
         if not 0 <= index < self.header.row_count:
             raise IndexError(f"row {index} of {self.header.row_count}")
-        rows = ffi.cast(f"{ROW_STRUCTS[self.header.kind]} *", self.header + 1)
-        return rows + index
+        if self._rows is None:
+            self._rows = ffi.cast(f"{ROW_STRUCTS[self.header.kind]} *", self.header + 1)
+        return self._rows + index
 
     def writable_row(self, index: int) -> CData:
         """``row``, refused when the region is mapped read-only (a store would
@@ -102,6 +105,7 @@ class Region:
     def release(self) -> None:
         """Let go of the mapping. No row may be used afterwards."""
         self.header = ffi.NULL
+        self._rows = None
         ffi.release(self._buffer)
 
 
