@@ -22,6 +22,7 @@ from dataplane.proto import stun
 from dataplane.proto.errors import BadPacket
 from dataplane.proto.ufrag import ClusterKeys, ice_pwd
 from dataplane.shm.enums import Counter, RegionKind, WorkerKind
+from dataplane.shm.flows import FlowTable
 from dataplane.shm.names import SegmentNames
 from dataplane.shm.segment import Segment
 from dataplane.shm.workers import WorkerTable
@@ -32,6 +33,10 @@ HEARTBEAT_NS = 500_000_000
 # Bounds the time to SIGTERM and to the next heartbeat; an idle relay wakes up
 # five times a second.
 POLL_MS = 200
+# Walking the table costs about a millisecond, so not at every heartbeat.
+COUNT_FLOWS_NS = 5_000_000_000
+# A client that has not even sent a consent check for so long is gone (RFC 7675).
+FLOW_LIVES_NS = 30_000_000_000
 # A burst toward a transceiver that is being restarted waits in its receive
 # buffer; this one only has to hold what the loop sends between two polls.
 HOP_SEND_BUFFER_BYTES = 4 << 20
@@ -49,10 +54,13 @@ class Relay:
         )
         self._row = workers.open_row(WorkerKind.RELAY, index, incarnation)
         self._hop = hop_send_socket()
+        self._flows = FlowTable(
+            Segment.attach(names.flows(index), RegionKind.FLOWS, boot_id, writable=True)
+        )
         self._loop = binding.Relay(
             udp_fds,
             self._hop.fileno(),
-            Segment.attach(names.flows(index), RegionKind.FLOWS, boot_id, writable=True),
+            self._flows,
             Segment.attach(names.sessions, RegionKind.SESSIONS, boot_id, writable=False),
             Segment.attach(names.routes, RegionKind.ROUTES, boot_id, writable=False),
             self._row,
@@ -62,6 +70,8 @@ class Relay:
             incarnation,
         )
         self._heartbeat_ns = 0
+        self._counted_ns = 0
+        self._live_flows = 0
         self._stopping = False
 
     def run(self) -> None:
@@ -89,9 +99,12 @@ class Relay:
         self._loop.install_and_forward(item)
 
     def _handle_timer(self, now_ns: int) -> None:
+        if now_ns - self._counted_ns >= COUNT_FLOWS_NS:
+            self._counted_ns = now_ns
+            self._live_flows = self._flows.count_live(now_ns - FLOW_LIVES_NS)
         if now_ns - self._heartbeat_ns >= HEARTBEAT_NS:
             self._heartbeat_ns = now_ns
-            self._row.heartbeat(now_ns, 0)
+            self._row.heartbeat(now_ns, self._live_flows)
 
 
 def hop_send_socket() -> socket.socket:

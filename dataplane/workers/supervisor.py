@@ -54,7 +54,9 @@ log = get_logger()
 HEARTBEAT_NS = 500_000_000
 STARTING_POLL_NS = 50_000_000
 # A cold start reads a hundred megabytes of libraries from a slow disk.
-STARTED_WITHIN_NS = 20_000_000_000
+WORKERS_WITHIN_NS = 20_000_000_000
+# A backend may load a model first; calls to it wait, the rest need not.
+BACKENDS_WITHIN_NS = 3_000_000_000
 
 
 class Signals:
@@ -101,7 +103,7 @@ class Supervisor:
         self._backoffs = {name: Backoff() for name in plans}
         self._restart_at_ns: dict[str, int] = dict.fromkeys(plans, 0)
         self._incarnation = 1
-        self._announce_by_ns = time.monotonic_ns() + STARTED_WITHIN_NS
+        self._started_ns = time.monotonic_ns()
         self._announced = False
         self._heartbeat_ns = 0
         self._selector = selectors.DefaultSelector()
@@ -205,35 +207,41 @@ class Supervisor:
             self._announce_when_up(now_ns)
 
     def _announce_when_up(self, now_ns: int) -> None:
-        missing = self._not_up()
-        if not missing:
+        workers, backends = self._workers_not_up(), self._backends_not_up()
+        waited_ns = now_ns - self._started_ns
+        if not workers and (not backends or waited_ns > BACKENDS_WITHIN_NS):
             self._announced = True
-            self._announce()
-        elif now_ns > self._announce_by_ns:
+            self._announce(backends)
+        elif waited_ns > WORKERS_WITHIN_NS:
             self._announced = True
             log.error(
                 "node.incomplete",
-                not_up=missing,
+                not_up=workers + backends,
                 hint="see the lines above; they are tried again, or run 'earshot doctor'",
             )
 
-    def _not_up(self) -> list[str]:
-        """Workers without a heartbeat of their present life, backends without a
-        socket."""
+    def _workers_not_up(self) -> list[str]:
+        """Those without a heartbeat of their present life."""
         beating = {row.pid for row in self._table.all() if row.heartbeat_ns}
-        missing = [
+        return [
             name
             for name in self._plans
             if not name.startswith("backend ")
             and (name not in self._running or self._running[name].pid not in beating)
         ]
-        for backend in self._node.config.backends:
-            if backend.command and not Path(backend.path).exists():
-                missing.append(f"backend {backend.name}")
-        return missing
 
-    def _announce(self) -> None:
+    def _backends_not_up(self) -> list[str]:
+        """Ours to start, and without a socket."""
+        return [
+            f"backend {backend.name}"
+            for backend in self._node.config.backends
+            if backend.command and not Path(backend.path).exists()
+        ]
+
+    def _announce(self, backends_missing: list[str]) -> None:
         node = self._node
+        if backends_missing:
+            log.warning("backend.not_listening", not_up=backends_missing)
         log.info(
             "node.up",
             version=version(),

@@ -28,6 +28,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from dataplane.node import NodeState, instance_of
+from dataplane.shm.enums import RegionKind, WorkerKind
+from dataplane.shm.names import SegmentNames
+from dataplane.shm.segment import Segment
+from dataplane.shm.workers import WorkerTable
 from dataplane.workers.run_dir import Records
 
 ROOT = Path(__file__).parents[2]
@@ -158,6 +162,27 @@ class Node:
     @property
     def incarnations(self) -> dict[str, int]:
         return {record.name: record.incarnation for record in self.records.processes}
+
+    def counters(self, name: str) -> dict[str, int]:
+        """By counter name in lower case; they go on through a worker's restarts."""
+        kinds = {
+            "relay": WorkerKind.RELAY,
+            "transceiver": WorkerKind.TRANSCEIVER,
+            "control plane": WorkerKind.CONTROL_PLANE,
+        }
+        kind, index = (name, "0") if name == "control plane" else name.split()
+        state = self.state
+        segment = Segment.attach(
+            SegmentNames(state.instance).workers,
+            RegionKind.WORKERS,
+            bytes.fromhex(state.boot_id),
+            writable=False,
+        )
+        try:
+            info = WorkerTable(segment).find(kinds[kind], int(index))
+            return info.counters if info else {}
+        finally:
+            segment.close()
 
     @property
     def logs(self) -> str:
