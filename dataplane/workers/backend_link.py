@@ -41,6 +41,8 @@ class BackendHandler(Protocol):
 
     def backend_frame(self, frame_type: int, payload: bytes) -> None: ...
 
+    def backend_bad_frame(self) -> None: ...
+
     def backend_state(self, state: BackendState, detail: str) -> None: ...
 
 
@@ -232,6 +234,7 @@ class BackendLink:
                 if self._socket is not connection:
                     return
         except BadPacket as bad:
+            self._handler.backend_bad_frame()
             self.refuse(f"it sent what is no frame: {bad.detail}")
 
     # --- failure ---

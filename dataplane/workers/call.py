@@ -12,11 +12,11 @@ from dataplane.log import get_logger
 from dataplane.proto import events
 from dataplane.proto.backend_frame import (
     AudioFrame,
+    BackendFrame,
     Clear,
     Concealed,
     End,
     Event,
-    BackendFrame,
     Mark,
     Ready,
     Start,
@@ -161,6 +161,10 @@ class Call:
             case _:
                 pass  # the edge's own types, said back: ignored like unknown ones
 
+    def backend_bad_frame(self) -> None:
+        """The backend sent what is no frame."""
+        self._edge.count(Counter.BACKEND_BAD_FRAME)
+
     def backend_state(self, state: BackendState, detail: str) -> None:
         """The link's state moved."""
         self.status.backend(state, detail)
@@ -283,4 +287,3 @@ class Call:
     def _send_to_client(self, event: bytes) -> None:
         if self._channels is not None:
             self._channels.send_text(event.decode(errors="replace"))
-

@@ -79,6 +79,10 @@ class CallStatus:
         """A datagram of this call was thrown away."""
         self._writer.fields.drops += 1
 
+    def playout_lateness(self, lateness_ns: int) -> None:
+        """How long after its deadline the last frame was sent."""
+        self._writer.fields.playout_delay_us = max(0, lateness_ns) // 1000
+
     def refresh(self, session: MediaSession, relay: int, now_ns: int) -> None:
         """Copy the figures if it is time."""
         if now_ns - self._published_ns < PUBLISH_INTERVAL_NS:
@@ -116,7 +120,6 @@ class CallStatus:
             f.jitter_us = stats.jitter_ns // 1000
         if session.downlink is not None:
             f.playout_queue_ms = session.downlink.queued_ms
-            f.playout_delay_us = session.downlink.lateness_ns // 1000
         reports = session.reports
         f.rtt_us = reports.rtt_ns // 1000
         f.remote_packets_lost = reports.remote_lost

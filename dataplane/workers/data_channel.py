@@ -9,9 +9,10 @@ error of one of them is caught here, in its call.
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, cast
 
 from aiortc.rtcdatachannel import RTCDataChannel
+from aiortc.rtcdtlstransport import RTCDtlsTransport
 from aiortc.rtcsctptransport import RTCSctpCapabilities, RTCSctpTransport
 
 EVENTS_LABEL = "oai-events"
@@ -59,7 +60,7 @@ class DataChannels:
     ) -> None:
         self._on_text = on_text
         self._port = DtlsPort(is_client, send)
-        self._sctp = RTCSctpTransport(self._port)
+        self._sctp = RTCSctpTransport(cast(RTCDtlsTransport, self._port))
         self._sctp.on("datachannel", self._opened)
         self._channels: list[RTCDataChannel] = []
         self._unsent: list[str] = []

@@ -25,7 +25,7 @@ from dataplane.proto.demux import Demux
 from dataplane.proto.errors import BadPacket
 from dataplane.proto.hop import HopHeader, HopRecord, parse_hop
 from dataplane.proto.media_session import MediaSession, SessionParameters, State
-from dataplane.proto.ufrag import ClusterKeys, encode_ufrag, ice_pwd, parse_ufrag
+from dataplane.proto.ufrag import ClusterKeys, ice_pwd, parse_ufrag
 from dataplane.shm.enums import (
     CallState,
     Counter,
@@ -187,11 +187,12 @@ class Transceiver:
         downlink = call.session.downlink
         if downlink is None:
             return
-        frames, downlink.frames_played = downlink.frames_played, 0
-        if frames:
-            self._row.count(Counter.PLAYOUT_FRAMES, frames)
-            if downlink.lateness_ns > PLAYOUT_LATE_NS:
-                self._row.count(Counter.PLAYOUT_LATE, frames)
+        lateness_ns, downlink.frame_lateness_ns = downlink.frame_lateness_ns, []
+        if lateness_ns:
+            self._row.count(Counter.PLAYOUT_FRAMES, len(lateness_ns))
+            late = sum(ns > PLAYOUT_LATE_NS for ns in lateness_ns)
+            self._row.count(Counter.PLAYOUT_LATE, late)
+            call.status.playout_lateness(lateness_ns[-1])
 
     def _broken(self, call: Call | None) -> None:
         """A bug of ours met one call: that call ends, the others go on."""
