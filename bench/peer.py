@@ -16,7 +16,7 @@ import contextlib
 import secrets
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import aiohttp
@@ -273,8 +273,10 @@ class Peer:
             timer.cancel()
         self._loop.remove_reader(self.sock)
         self.sock.close()
-        for future in (self._dtls_connected, self._first_audio, *self._checks.values()):
-            future.cancel()
+        self._dtls_connected.cancel()
+        self._first_audio.cancel()
+        for check in self._checks.values():
+            check.cancel()
 
     async def heard(self) -> None:
         """Waits for the first audio packet from the server."""
@@ -392,8 +394,7 @@ class Peer:
             self.dtls.handle_timer(time.monotonic_ns())
             self._flush_dtls()
 
-    def _repeat(self, name: str, interval_s: float, action: object) -> None:
-        assert callable(action)
+    def _repeat(self, name: str, interval_s: float, action: Callable[[], object]) -> None:
         action()
         self._timers[name] = self._loop.call_later(
             interval_s, self._repeat, name, interval_s, action
