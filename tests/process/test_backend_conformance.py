@@ -203,15 +203,14 @@ def test_the_socket_file(name: str, request: pytest.FixtureRequest, tmp_path: Pa
 
 
 def later_version() -> bytes:
-    """Frames of types that version 1 does not have, empty and large, and all that the edge
-    may say without being asked."""
+    """Frames of types that version 1 does not have, empty and large, and what the edge may
+    say without being asked."""
     return b"".join(
         [
             encode(0x7E),
             encode(0x03, b'{"later":true}'),
             encode(0xFF, bytes(70_000)),
             encode(CONCEALED, struct.pack(">QIB", 0, 480, 1)),
-            encode(SPEECH, struct.pack(">BQ", 0, 0)),
             encode(PLAYED, struct.pack(">IQII", 0, 0, 0, 30_000)),
             encode(0x21, b"#"),
         ]
@@ -406,3 +405,15 @@ def test_barge_in(backend: BackendProcess) -> None:
         assert event["heard_ms"] == event["ms"]
         assert voice(500, seed=22, rate=rate) in edge.pcm()
         assert edge.closed is False
+
+
+@pytest.mark.parametrize("backend", [] if YOURS else ["parrot.py"], indirect=True)
+def test_the_edge_may_detect_speech(backend: BackendProcess) -> None:
+    """SPEECH, once it comes, is believed instead of the parrot's own ears."""
+    with EdgeSide(backend.path) as edge:
+        edge.start()
+        whisper = bytes(edge.rate_in // 2 * 2) + b"\x01\x00" * 100
+        edge.send(SPEECH, struct.pack(">BQ", 1, 0))
+        edge.speak(whisper)
+        edge.send(SPEECH, struct.pack(">BQ", 0, len(whisper) // 2))
+        assert edge.expect_pcm(len(whisper)).endswith(whisper)
