@@ -175,12 +175,10 @@ class Call:
         elif state is BackendState.READY and self._told_unavailable:
             self._told_unavailable = False
             self._send_to_client(events.backend_ready(self.status.backend_name))
-        elif state in (BackendState.UNAVAILABLE, BackendState.REFUSED, BackendState.LOST):
-            if not self._told_unavailable:
-                self._told_unavailable = True
-                log.warning("backend.unavailable", call=self.call_id, detail=detail)
-                say = _BACKEND_EVENTS[state]
-                self._send_to_client(say(self.status.backend_name, detail))
+        elif state in _BACKEND_EVENTS and not self._told_unavailable:
+            self._told_unavailable = True
+            log.warning("backend.unavailable", call=self.call_id, detail=detail)
+            self._send_to_client(_BACKEND_EVENTS[state](self.status.backend_name, detail))
 
     def _backend_ready(self, ready: Ready, now_ns: int) -> None:
         session = self.session
