@@ -35,6 +35,8 @@ class LocalParameters:
     candidates: tuple[tuple[str, int], ...]
     """Host and UDP port, in order of preference; at least one."""
     ssrc: int
+    cname: str
+    """The same as in our RTCP (RFC 3550 section 6.5.1)."""
     session_id: int
     """For o=, below 2**63 (RFC 8829 section 5.2.1)."""
 
@@ -117,7 +119,7 @@ def _audio_lines(media: MediaSection, agreed: Negotiated, local: LocalParameters
     if agreed.client_receives:
         lines += [
             f"a=msid:{_STREAM_ID} {_TRACK_ID}",
-            f"a=ssrc:{local.ssrc} cname:{_STREAM_ID}-{local.ssrc:08x}",
+            f"a=ssrc:{local.ssrc} cname:{local.cname}",
             f"a=ssrc:{local.ssrc} msid:{_STREAM_ID} {_TRACK_ID}",
         ]
     return lines

@@ -23,6 +23,7 @@ LOCAL = LocalParameters(
     fingerprint_sha256=FINGERPRINT,
     candidates=(("203.0.113.5", 3478), ("2001:db8::5", 3478)),
     ssrc=0x01020304,
+    cname="rtc_0123",
     session_id=1234567890123456789,
 )
 AUDIO_HEAD = """\
@@ -149,7 +150,7 @@ a=fmtp:111 minptime=10;useinbandfec=1;stereo=0
 a=extmap:1/recvonly urn:ietf:params:rtp-hdrext:ssrc-audio-level
 a=extmap:4/recvonly urn:ietf:params:rtp-hdrext:sdes:mid
 a=msid:earshot earshot-audio
-a=ssrc:16909060 cname:earshot-01020304
+a=ssrc:16909060 cname:rtc_0123
 a=ssrc:16909060 msid:earshot earshot-audio
 m=application 3478 UDP/DTLS/SCTP webrtc-datachannel
 c=IN IP4 203.0.113.5
@@ -196,7 +197,7 @@ async def test_aiortc_can_parse_the_answer(name: str) -> None:
 
 def test_ipv6_first() -> None:
     offer = parse_sdp(CHROMIUM.encode())
-    local = LocalParameters("U" * 24, "P" * 24, FINGERPRINT, (("::1", 7),), 1, 2)
+    local = LocalParameters("U" * 24, "P" * 24, FINGERPRINT, (("::1", 7),), 1, "c", 2)
     text = encode_answer(offer, negotiate(offer, Policy()), local)
     assert "m=audio 7 " in text
     assert "c=IN IP6 ::1\r\n" in text
