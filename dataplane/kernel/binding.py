@@ -51,10 +51,20 @@ ROW_STRUCTS: dict[int, str] = {
     lib.EK_REGION_WORKERS: "struct ek_worker_row",
 }
 
+# enum ek_read
+READ_OK: int = lib.EK_READ_OK
+READ_EMPTY: int = lib.EK_READ_EMPTY
+READ_BUSY: int = lib.EK_READ_BUSY
+
 
 def row_bytes(kind: int) -> int:
     """Size of one row of a region of that kind, in bytes."""
     return int(ffi.sizeof(ROW_STRUCTS[kind]))
+
+
+def text_of(field: CData) -> str:
+    """A NUL-padded ``char[]`` as text."""
+    return bytes(ffi.string(field)).decode(errors="replace")
 
 
 class Region:
@@ -140,7 +150,7 @@ def session_read(row: CData) -> tuple[int, int, CData, bytes]:
     config = new_session_config()
     options = ffi.new("uint8_t[]", OPTIONS_BYTES)
     verdict = lib.ek_session_read(row, ident, config, options)
-    if verdict != lib.EK_READ_OK:
+    if verdict != READ_OK:
         return verdict, 0, config, b""
     length = min(config.options_bytes, OPTIONS_BYTES)
     return verdict, int(ident[0]), config, bytes(ffi.buffer(options, length))
@@ -208,7 +218,7 @@ def route_read(region: Region, index: int) -> CData | None:
     region.row(index)
     route = ffi.new("struct ek_route_row *")
     verdict = lib.ek_route_read(region.header, index, route)
-    return route if verdict == lib.EK_READ_OK else None
+    return route if verdict == READ_OK else None
 
 
 # --- worker rows
@@ -227,7 +237,7 @@ def worker_heartbeat(row: CData, now_ns: int, load: int, cpu_ns: int) -> None:
 def worker_read(row: CData) -> CData | None:
     copy = ffi.new("struct ek_worker_row *")
     verdict = lib.ek_worker_read(row, copy)
-    return copy if verdict == lib.EK_READ_OK else None
+    return copy if verdict == READ_OK else None
 
 
 def worker_count(row: CData, counter: int, n: int) -> None:
@@ -260,14 +270,14 @@ def flow_install(region: Region, flow: CData) -> int:
 def flow_lookup(region: Region, client: ClientAddress) -> CData | None:
     flow = new_flow()
     verdict = lib.ek_flow_lookup(region.header, _address(client), flow)
-    return flow if verdict == lib.EK_READ_OK else None
+    return flow if verdict == READ_OK else None
 
 
 def flow_read(region: Region, index: int) -> CData | None:
     region.row(index)
     flow = new_flow()
     verdict = lib.ek_flow_read(region.header, index, flow)
-    return flow if verdict == lib.EK_READ_OK else None
+    return flow if verdict == READ_OK else None
 
 
 def flow_count_live(region: Region, since_ns: int) -> int:

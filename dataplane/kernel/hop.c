@@ -96,30 +96,52 @@ static void parse_record(const uint8_t *at, struct ek_hop_record *record)
     record->generation = load_u32(at + 44);
 }
 
+static int parse_header(const uint8_t *at, size_t bytes, struct ek_hop_header *header)
+{
+    if (bytes < EK_HOP_HEADER_BYTES || load_u16(at) != EK_HOP_MAGIC ||
+        at[2] != EK_HOP_VERSION || at[3] != 0 || load_u32(at + 12) != 0)
+        return 0;
+    header->count = load_u16(at + 4);
+    header->source = load_u16(at + 6);
+    header->incarnation = load_u32(at + 8);
+    header->record_index = load_u64(at + 16);
+    header->t_recv_ns = load_u64(at + 24);
+    header->reserved = 0;
+    return header->count != 0;
+}
+
+/* One class each, and only a STUN request can have made a flow. */
+static int is_flags(uint8_t flags)
+{
+    return flags == EK_HOP_STUN || flags == EK_HOP_DTLS || flags == EK_HOP_RTP ||
+           flags == (EK_HOP_STUN | EK_HOP_NEW_FLOW);
+}
+
+static int is_record(const struct ek_hop_record *record)
+{
+    return record->payload_bytes >= 1 && record->payload_bytes <= EK_MAX_DATAGRAM_BYTES &&
+           is_flags(record->flags) &&
+           (record->transport == EK_TRANSPORT_UDP || record->transport == EK_TRANSPORT_TCP) &&
+           record->slot <= EK_GENERATION_MASK && record->generation <= EK_GENERATION_MASK;
+}
+
 /* How many records, or -1: malformed, or more than record_limit. The whole
  * datagram is good or nothing of it; payloads point into it. */
 int ek_hop_parse(const uint8_t *datagram, size_t bytes, struct ek_hop_header *header,
                  struct ek_hop_record *records, size_t record_limit)
 {
-    if (bytes < EK_HOP_HEADER_BYTES || load_u16(datagram) != EK_HOP_MAGIC ||
-        datagram[2] != EK_HOP_VERSION)
-        return -1;
-    header->count = load_u16(datagram + 4);
-    header->source = load_u16(datagram + 6);
-    header->incarnation = load_u32(datagram + 8);
-    header->record_index = load_u64(datagram + 16);
-    header->t_recv_ns = load_u64(datagram + 24);
-    header->reserved = 0;
-    if (header->count > record_limit)
+    if (!parse_header(datagram, bytes, header) || header->count > record_limit)
         return -1;
 
     const uint8_t *at = datagram + EK_HOP_HEADER_BYTES;
     const uint8_t *end = datagram + bytes;
     for (uint32_t i = 0; i < header->count; i++) {
-        if ((size_t)(end - at) < EK_HOP_RECORD_BYTES ||
-            (size_t)(end - at) - EK_HOP_RECORD_BYTES < load_u16(at))
+        if ((size_t)(end - at) < EK_HOP_RECORD_BYTES)
             return -1;
         parse_record(at, records + i);
+        if (!is_record(records + i) ||
+            (size_t)(end - at) - EK_HOP_RECORD_BYTES < records[i].payload_bytes)
+            return -1;
         at += EK_HOP_RECORD_BYTES + records[i].payload_bytes;
     }
     return at == end ? header->count : -1;

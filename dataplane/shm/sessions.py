@@ -112,9 +112,9 @@ class SessionTable:
         row = self.region.row(slot)
         for _ in range(READ_TRIES):
             verdict, word, config, options = binding.session_read(row)
-            if verdict == binding.lib.EK_READ_OK:
+            if verdict == binding.READ_OK:
                 return Ident.from_word(word), _from_struct(config, options)
-            if verdict == binding.lib.EK_READ_EMPTY:
+            if verdict == binding.READ_EMPTY:
                 return None
             os.sched_yield()
         return None
@@ -166,7 +166,8 @@ def _to_struct(config: SessionConfig) -> CData:
         raise ValueError(f"remote_fingerprint: {len(config.remote_fingerprint)} bytes")
     if len(config.options) > binding.OPTIONS_BYTES:
         raise ValueError(f"options: {len(config.options)} bytes, limit {binding.OPTIONS_BYTES}")
-    binding.ffi.memmove(struct.remote_fingerprint, config.remote_fingerprint, expected)
+    padding = bytes(len(struct.remote_fingerprint) - expected)
+    struct.remote_fingerprint = list(config.remote_fingerprint + padding)
     return struct
 
 
@@ -174,7 +175,7 @@ def _from_struct(struct: CData, options: bytes) -> SessionConfig:
     algorithm = FingerprintAlgorithm(struct.fingerprint_algorithm)
     length = FINGERPRINT_BYTES[algorithm]
     values: dict[str, Any] = {name: getattr(struct, name) for name in _PLAIN_FIELDS}
-    values |= {name: binding.ffi.string(getattr(struct, name)).decode() for name in _TEXT_FIELDS}
+    values |= {name: binding.text_of(getattr(struct, name)) for name in _TEXT_FIELDS}
     values |= {name: bool(getattr(struct, name)) for name in _FLAG_FIELDS}
-    fingerprint = bytes(binding.ffi.buffer(struct.remote_fingerprint, length))
+    fingerprint = bytes(struct.remote_fingerprint)[:length]
     return SessionConfig(remote_fingerprint=fingerprint, options=options, **values)

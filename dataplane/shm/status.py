@@ -94,9 +94,9 @@ class StatusTable:
         row = self.region.row(slot)
         for _ in range(READ_TRIES):
             verdict, fields = binding.status_read(row)
-            if verdict == binding.lib.EK_READ_OK:
+            if verdict == binding.READ_OK:
                 return _from_struct(fields)
-            if verdict == binding.lib.EK_READ_EMPTY:
+            if verdict == binding.READ_EMPTY:
                 return None
             os.sched_yield()
         return None
@@ -114,7 +114,7 @@ def _from_struct(fields: CData) -> Status:
     return Status(
         client=_host_port(fields.client),
         local=_host_port(fields.local),
-        detail=binding.ffi.string(fields.detail).decode(errors="replace"),
+        detail=binding.text_of(fields.detail),
         **{name: int(getattr(fields, name)) for name in _PLAIN_FIELDS},
     )
 
