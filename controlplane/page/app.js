@@ -3,7 +3,7 @@
 import { Api, ApiError } from "./api.js";
 import { Call } from "./call.js";
 import { EventPanel } from "./events.js";
-import { explainEnd, explainSetup } from "./explain.js";
+import { BACKEND_TROUBLE, explainEnd, explainSetup } from "./explain.js";
 import { Figures } from "./figures.js";
 import { LevelMeter, FLOOR_DB } from "./meters.js";
 import { MicrophoneError, listMicrophones, openMicrophone } from "./microphone.js";
@@ -31,6 +31,8 @@ let call = null;
 let audio = null;
 let statsTimer = 0;
 let latest = null;
+let silent = false;
+let trouble = "";
 
 // For the console: earshot.call.connection.getStats()
 globalThis.earshot = { get call() { return call; }, get sample() { return latest; } };
@@ -38,8 +40,8 @@ globalThis.earshot = { get call() { return call; }, get sample() { return latest
 /** Shows how things stand. `state` drives the colours and the buttons. */
 function show(state, headline, explanation = "") {
   document.body.dataset.state = state;
-  $("headline").textContent = headline;
-  $("explanation").textContent = explanation;
+  say($("headline"), headline);
+  say($("explanation"), explanation);
   const busy = state === "asking" || state === "ending";
   const inCall = state === "connecting" || state === "live";
   $("talk").textContent = inCall || state === "ending" ? "Hang up" : "Talk";
@@ -48,6 +50,11 @@ function show(state, headline, explanation = "") {
     control.toggleAttribute("inert", inCall || busy);
   }
   $("mute").hidden = !inCall;
+}
+
+/** Written only when it changes: a screen reader speaks every writing. */
+function say(place, text) {
+  if (place.textContent !== text) place.textContent = text;
 }
 
 /* Before a call */
@@ -90,10 +97,9 @@ function refuse(error) {
   if (error instanceof MicrophoneError) return show("failed", error.message, error.advice.replace(/\s+/g, " "));
   if (error instanceof ApiError && error.status === 401) {
     $("key-field").hidden = false;
-    if (!api.key) {
-      show("idle", "This server wants a key.", "Enter the one that it was started with. It stays in this tab.");
-      return $("key").focus();
-    }
+    $("key").focus();
+    if (api.key) return show("failed", "That key does not fit.", error.message);
+    return show("idle", "This server wants a key.", "Enter the one that it was started with. It stays in this tab.");
   }
   return show("failed", ...explainSetup(error));
 }
@@ -139,6 +145,8 @@ async function talk() {
 
 function begin(next) {
   call = next;
+  silent = false;
+  trouble = "";
   const startedAt = performance.now();
   events.begin(() => (performance.now() - startedAt) / 1_000);
   call.addEventListener("state", () => stateChanged());
@@ -160,7 +168,7 @@ function hear(stream) {
 
 function stateChanged() {
   if (call.state === "live") {
-    show("live", `You are talking to ${call.backend}.`, LIVE_HINT);
+    describeLive(null);
     startStats();
   } else if (call.state === "ending") {
     show("ending", "Hanging up.");
@@ -174,10 +182,22 @@ function stateChanged() {
   }
 }
 
-function interrupted(silent) {
+function interrupted(nowSilent) {
+  silent = nowSilent;
+  describeLive(null);
+}
+
+/** The sentence of a call that is up. @param {object|null} view the edge's, when known */
+function describeLive(view) {
   if (call.state !== "live") return;
-  if (silent) show("live", "The line is silent.", "The edge does not answer at the moment. Waiting for it to come back.");
-  else show("live", `You are talking to ${call.backend}.`, LIVE_HINT);
+  if (view) trouble = BACKEND_TROUBLE[view.backend_state] ?? "";
+  if (silent) {
+    show("live", "The line is silent.", "The edge does not answer at the moment. Waiting for it to come back.");
+  } else if (trouble) {
+    show("live", `${call.backend} is not there.`, trouble);
+  } else {
+    show("live", `You are talking to ${call.backend}.`, LIVE_HINT);
+  }
 }
 
 function finish() {
@@ -217,23 +237,19 @@ function startStats() {
   const sampler = new StatsSampler(call.connection);
   const sampled = call;
   const take = async () => {
-    const sample = await sampler.sample();
+    // The edge's own view beside the browser's; a call does not depend on it.
+    const [sample, view] = await Promise.all([
+      sampler.sample(), api.call(sampled.id).catch(() => null),
+    ]);
     if (sampled !== call || call.state !== "live") return;
     latest = sample;
     figures.update(sample);
-    figures.facts([
-      ["Call", call.id], ["Path", sample.path], ["Codec", sample.codec],
-      ["Cipher", sample.cipher], ["Bit rate", bitRate(sample)],
-    ]);
+    figures.facts(call.id, sample, view);
+    describeLive(view);
     tick();
   };
   void take();
   statsTimer = setInterval(take, SAMPLE_MS);
-}
-
-function bitRate({ kbpsIn, kbpsOut }) {
-  if (kbpsIn === null || kbpsOut === null) return "";
-  return `${kbpsOut.toFixed(0)} kb/s out, ${kbpsIn.toFixed(0)} kb/s in`;
 }
 
 function tick() {

@@ -48,6 +48,13 @@ export function candidatesOf(answer) {
   return [...new Set(found)];
 }
 
+/** By the admin API's backend_state. */
+export const BACKEND_TROUBLE = {
+  unavailable: "Nobody listens on the backend’s socket. The edge tries again until it comes.",
+  refused: "The backend answered with something that the edge cannot serve.",
+  lost: "The backend went away during the call. The edge tries again until it comes back.",
+};
+
 // The server's end reasons; and this page's own, where it knows better or the server is silent.
 const REASONS = {
   hung_up_here: "You hung up.",

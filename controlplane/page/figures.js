@@ -42,8 +42,19 @@ export class Figures {
       sample.jitterMs === null ? "" : `jitter ${sample.jitterMs.toFixed(0)} ms`);
   }
 
-  /** @param {[string, string][]} pairs those with an empty value are left out */
-  facts(pairs) {
+  /**
+   * What stays: who and where.
+   * @param {string} id @param {import("./stats.js").Sample} sample
+   * @param {object|null} view the edge's own, when known
+   */
+  facts(id, sample, view) {
+    this.#list([
+      ["Call", id], ["Path", sample.path], ["Carried by", carriers(view)],
+      ["Codec", sample.codec], ["Cipher", sample.cipher], ["Bit rate", bitRate(sample)],
+    ]);
+  }
+
+  #list(pairs) {
     this.#facts.replaceChildren(...pairs.filter(([, value]) => value).flatMap(([name, value]) => {
       const term = document.createElement("dt");
       term.textContent = name;
@@ -78,14 +89,26 @@ export class Figures {
   }
 }
 
+function carriers(view) {
+  if (!view || typeof view.relay !== "number") return "–";
+  return `relay ${view.relay}, transceiver ${view.worker}`;
+}
+
+function bitRate({ kbpsIn, kbpsOut }) {
+  if (kbpsIn === null || kbpsOut === null) return "–";
+  return `${kbpsOut.toFixed(0)} kb/s out, ${kbpsIn.toFixed(0)} kb/s in`;
+}
+
 function worst(...values) {
   const known = values.filter((value) => value !== null);
   return known.length ? Math.max(...known) : null;
 }
 
 function lossNote({ lostIn, lostOut }) {
-  if (lostIn === null && lostOut === null) return "";
-  return `${lostIn ?? "?"} in, ${lostOut ?? "?"} out`;
+  return [[lostIn, "in"], [lostOut, "out"]]
+    .filter(([packets]) => packets !== null)
+    .map(([packets, way]) => `${packets} ${way}`)
+    .join(", ");
 }
 
 /** From the left until a minute is full, then the newest at the right edge; the scale never closes in below `floor`. */
