@@ -547,10 +547,13 @@ class Call(_CallState):
             self._writer.write(data)
 
     async def _pump(self) -> None:
-        with contextlib.suppress(OSError):
+        try:
             while self.reason is None and (data := await self._stream.read(65536)):
                 self._feed(data)
-        self._over("the edge went away")
+        except OSError:
+            pass
+        finally:
+            self._over("the edge went away")
 
 
 Talk = Callable[[Call], Awaitable[None]]
@@ -677,10 +680,13 @@ class BlockingCall(_CallState):
             self._over("the edge went away")
 
     def _pump(self) -> None:
-        with contextlib.suppress(OSError):
+        try:
             while self.reason is None and (data := self._connection.recv(65536)):
                 self._feed(data)
-        self._over("the edge went away")
+        except OSError:
+            pass
+        finally:
+            self._over("the edge went away")
 
 
 class BlockingUtterance(_UtteranceState):
