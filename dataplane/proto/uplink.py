@@ -257,7 +257,8 @@ class Uplink:
             recovered = 0
         self._conceal(count - recovered, ConcealedHow.LOST, decoder)
         if recovered:
-            self._repaired += 1
+            # Of a packet of several frames only the last one is there.
+            self._repaired += recovered == packet_samples(payload, decoder.rate)
             self._emit(decoder.decode_fec(payload, recovered))
 
     def _conceal(self, count: int, how: ConcealedHow, decoder: OpusDecoder) -> None:
