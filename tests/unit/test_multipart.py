@@ -36,7 +36,9 @@ def test_fields() -> None:
 
 def test_preamble_epilogue_padding_and_quoted_boundary() -> None:
     body = b"hello\r\n" + BODY.replace(b"--XyZ\r\n", b"--XyZ \t\r\n") + b"the end"
-    assert parse_form('multipart/form-data; charset=utf-8; boundary="XyZ"', body)["session"] == b"{}"
+    assert (
+        parse_form('multipart/form-data; charset=utf-8; boundary="XyZ"', body)["session"] == b"{}"
+    )
 
 
 def test_no_fields() -> None:
