@@ -12,7 +12,8 @@ from dataplane.config import Config
 from dataplane.finding import Check, Finding, failure, ok, warning
 from dataplane.node import NODE_FILE, NodeFileError, NodeState
 from dataplane.settings import is_loopback
-from dataplane.workers.run_dir import prepare
+from dataplane.workers.processes import find
+from dataplane.workers.run_dir import Records, prepare
 from dataplane.workers.sockets import (
     BUFFER_BYTES,
     StartError,
@@ -94,17 +95,23 @@ def http_port(config: Config) -> Finding:
 
 def _ours(config: Config, check: str) -> Finding | None:
     """The port is taken by the node that this configuration describes."""
+    run_dir = Path(config.run_dir)
     try:
-        node = NodeState.load(Path(config.run_dir) / NODE_FILE)
-    except NodeFileError:
+        node, records = NodeState.load(run_dir / NODE_FILE), Records.load(run_dir)
+    except (NodeFileError, OSError, ValueError):
         return None
     same = {
         "udp port": node.config.udp_port == config.udp_port,
         "http port": node.config.http == config.http,
     }
-    if not same[check] or not Path(f"/proc/{node.supervisor_pid}").exists():
+    living = [process for record in records.processes if (process := find(record, 0))]
+    for process in living:
+        os.close(process.pidfd)
+    if not same[check] or not living:
         return None
-    return ok(check, f"held by this node itself, which runs (supervisor pid {node.supervisor_pid})")
+    if Path(f"/proc/{node.supervisor_pid}").exists():
+        return ok(check, f"held by this node, which runs (supervisor pid {node.supervisor_pid})")
+    return ok(check, "held by this node, whose supervisor is gone; 'earshot up' takes it over")
 
 
 def shared_port(_config: Config) -> Finding:

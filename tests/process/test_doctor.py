@@ -81,6 +81,9 @@ def test_port_of_our_own_node(free: list[str]) -> None:
         for name in ("udp port", "http port"):
             assert findings[name]["status"] == "ok"
             assert f"supervisor pid {node.pids['supervisor']}" in findings[name]["found"]
+        node.kill("supervisor")
+        _, findings = doctor(*ports)
+        assert "'earshot up' takes it over" in findings["udp port"]["found"]
 
 
 def test_what_is_too_small_says_what_to_change(free: list[str]) -> None:
