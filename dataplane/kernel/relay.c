@@ -26,6 +26,8 @@ static uint64_t monotonic_ns(void)
  * smaller count than that means new sockets. */
 static void count_overflow(struct ek_relay *relay)
 {
+    if (relay->now_ns - relay->overflow_read_ns < OVERFLOW_PERIOD_NS)
+        return;
     relay->overflow_read_ns = relay->now_ns;
     for (uint32_t i = 0; i < relay->udp_fd_count; i++) {
         uint32_t info[SK_MEMINFO_VARS];
@@ -90,14 +92,12 @@ static int wait_for_datagrams(struct ek_relay *relay, uint64_t deadline_ns)
 {
     uint64_t now_ns = monotonic_ns();
     relay->now_ns = now_ns;
-    if (now_ns - relay->overflow_read_ns >= OVERFLOW_PERIOD_NS)
-        count_overflow(relay);
-    if (now_ns >= deadline_ns)
-        return 0;
+    count_overflow(relay);
     struct pollfd fds[EK_RELAY_SOCKETS];
     for (uint32_t i = 0; i < relay->udp_fd_count; i++)
         fds[i] = (struct pollfd){.fd = relay->udp_fds[i], .events = POLLIN};
-    int timeout_ms = (int)((deadline_ns - now_ns + 999999) / 1000000);
+    uint64_t left_ns = deadline_ns > now_ns ? deadline_ns - now_ns : 0;
+    int timeout_ms = (int)((left_ns + 999999) / 1000000);
     int n = poll(fds, relay->udp_fd_count, timeout_ms);
     for (uint32_t i = 0; n > 0 && i < relay->udp_fd_count; i++)
         if (fds[i].revents)
@@ -129,6 +129,10 @@ int ek_relay_poll(struct ek_relay *relay, int timeout_ms)
 {
     relay->slow_count = 0;
     uint64_t deadline_ns = monotonic_ns() + (uint64_t)(timeout_ms > 0 ? timeout_ms : 0) * 1000000u;
+    if (!relay->ready && !wait_for_datagrams(relay, deadline_ns)) {
+        commit_counts(relay);
+        return 0;
+    }
     for (uint32_t round = 0;; round++) {
         int more = receive_round(relay);
         if (more < 0) {
@@ -147,9 +151,11 @@ int ek_relay_poll(struct ek_relay *relay, int timeout_ms)
         if (gather(relay))
             continue;
         flush(relay);
-        if (relay->slow_count || !wait_for_datagrams(relay, deadline_ns))
+        if (relay->slow_count || relay->now_ns >= deadline_ns ||
+            !wait_for_datagrams(relay, deadline_ns))
             break;
     }
+    count_overflow(relay);
     commit_counts(relay);
     return (int)relay->slow_count;
 }

@@ -41,7 +41,9 @@ def check(ufrag: str, remote: str = "abcd", pwd: str | None = None) -> bytes:
     request.attributes["PRIORITY"] = 1
     request.attributes["ICE-CONTROLLING"] = 1
     request.attributes["USE-CANDIDATE"] = None
-    request.add_message_integrity((pwd or ice_pwd(ufrag, KEYS)).encode())
+    if pwd is None:
+        pwd = ice_pwd(ufrag, KEYS) if len(ufrag) == 24 else "foreign"
+    request.add_message_integrity(pwd.encode())
     return bytes(request)
 
 

@@ -9,7 +9,7 @@ from dataplane.proto.demux import classify
 from dataplane.shm.enums import Demux
 
 TRUTH = [
-    (1, range(0, 4), Demux.STUN),
+    (1, range(4), Demux.STUN),
     (2, range(4, 16), Demux.NONE),
     (3, range(16, 20), Demux.NONE),  # ZRTP
     (4, range(20, 64), Demux.DTLS),

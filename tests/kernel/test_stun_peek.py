@@ -170,8 +170,7 @@ def test_ufrag_as_the_oracle(text: str) -> None:
     verdict, peeked = binding.stun_peek(username(text + ":abcd"), RING)
     try:
         expected = parse_ufrag(text.encode(), KEYS)
-    except BadPacket as error:
-        assert error.reason == "drop_stun_foreign_ufrag"
+    except BadPacket:
         assert verdict == FOREIGN
         return
     assert peeked is not None
