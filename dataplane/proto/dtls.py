@@ -212,7 +212,10 @@ class DtlsEndpoint:
             raise ValueError("a record carries 1..16384 bytes")
         if self.state != CONNECTED:
             return False
-        self._connection.send(data)
+        try:
+            self._connection.send(data)
+        except SSL.Error:  # it has ended, and we have not been told yet
+            return False
         self._send_openssl_output()
         return True
 

@@ -22,7 +22,15 @@ from dataplane.proto.dtls import (
 from dataplane.proto.dtls_finished import _prf
 from dataplane.proto.dtls_record import parse_records
 from dataplane.proto.errors import BadPacket
-from tests.support.dtls_network import Network, Peer, PlainOpenSsl, certificate, endpoint, pair
+from tests.support.dtls_network import (
+    MS,
+    Network,
+    Peer,
+    PlainOpenSsl,
+    certificate,
+    endpoint,
+    pair,
+)
 
 MALFORMED = "drop_dtls_malformed"
 LIMIT = "drop_dtls_limit"
@@ -344,6 +352,40 @@ def test_one_good_record_redeems_a_datagram() -> None:
     server.handle_datagram(FATAL[0] + good, 0)
     assert server.poll_app_data() == [b"good"]
     assert server.state == "connected"
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_a_flipped_bit_in_one_flight(seed: int) -> None:
+    """A man in the middle spoils one datagram. Whatever he hits, the ends agree on the same keys
+    or do not connect, nothing but BadPacket is raised, and the next handshake is none the wiser."""
+    rng = random.Random(seed)
+    victim = rng.randrange(4)
+    seen = 0
+
+    def spoil(index: int, sender: int, datagram: bytes) -> tuple[int, ...]:
+        nonlocal seen
+        if index != victim:
+            return (10 * MS,)
+        seen += 1
+        spoiled = bytearray(datagram)
+        spoiled[rng.randrange(len(spoiled))] ^= 1 << rng.randrange(8)
+        network.deliver(network.peers[1 - sender], bytes(spoiled))
+        return ()
+
+    client, server = pair()
+    network = Network((client, server), spoil)
+    network.handshake()
+    assert seen == 1
+    assert network.settled()
+    if client.state == server.state == "connected":
+        assert client.srtp_keys() == tuple(reversed(server.srtp_keys()))
+    assert {client.failure.partition(":")[0], server.failure.partition(":")[0]} <= {
+        "", "dtls_timeout", "handshake_failed",
+    }  # fmt: skip
+
+    client, server = pair()
+    Network((client, server)).handshake()
+    assert (client.state, server.state) == ("connected", "connected")
 
 
 def forged_hello_answer(body: bytes) -> bytes:
