@@ -246,6 +246,7 @@ function startStats() {
     figures.update(sample);
     figures.facts(call.id, sample, view);
     describeLive(view);
+    call.heed(view);
     tick();
   };
   void take();

@@ -97,6 +97,11 @@ export class Call extends EventTarget {
     this.#close("ended", { reason, detail: view?.detail || "" });
   }
 
+  /** What the server's view of this call says; it may be over there first. */
+  heed(view) {
+    if (view?.ended) void this.#endedElsewhere("closed");
+  }
+
   /** For a page that goes away: nobody waits for an answer. */
   abandon() {
     if (this.#location && !this.#finishing) this.#api.hangUp(this.#location).catch(() => {});
@@ -200,6 +205,7 @@ export class Call extends EventTarget {
   async #watchInterruption() {
     while (this.connection.iceConnectionState === "disconnected" && !this.#finishing) {
       const view = await this.#api.call(this.id).catch(() => undefined);
+      // Null: the server has even forgotten it.
       if (view === null || view?.ended) return void this.#endedElsewhere("ice");
       await pause(1_000);
     }

@@ -75,8 +75,11 @@ const REASONS = {
   closed: "The other side closed the connection.",
 };
 
+// Where the server's own words add something.
+const DETAILED = new Set(["dtls_failed", "backend_stopped", "internal_error"]);
+
 /** @param {{reason: string, detail: string}} outcome */
 export function explainEnd({ reason, detail }) {
   const sentence = REASONS[reason] ?? `The server says: ${reason}.`;
-  return detail ? `${sentence} (${detail})` : sentence;
+  return detail && DETAILED.has(reason) ? `${sentence} It says: ${detail}.` : sentence;
 }

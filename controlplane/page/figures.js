@@ -95,8 +95,8 @@ function carriers(view) {
 }
 
 function bitRate({ kbpsIn, kbpsOut }) {
-  if (kbpsIn === null || kbpsOut === null) return "–";
-  return `${kbpsOut.toFixed(0)} kb/s out, ${kbpsIn.toFixed(0)} kb/s in`;
+  const ways = [[kbpsOut, "out"], [kbpsIn, "in"]].filter(([kbps]) => kbps !== null);
+  return ways.map(([kbps, way]) => `${kbps.toFixed(0)} kb/s ${way}`).join(", ") || "–";
 }
 
 function worst(...values) {

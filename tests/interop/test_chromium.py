@@ -12,7 +12,7 @@ import pytest
 
 from tests.interop import talk_page
 from tests.interop.similarity import compare
-from tests.support.browser import chromium
+from tests.support.browser import chromium, chromium_tab
 from tests.support.node import ECHO, Node, running_node
 from tests.support.speech import OTHER_SENTENCE, RATE, Samples, speak
 
@@ -192,11 +192,43 @@ async def test_a_call_hung_up_elsewhere_ends_here(node: Node, speech_wav: Path) 
         assert said == "The call has ended. The call was hung up from elsewhere."
 
 
+async def test_a_call_whose_transceiver_dies_ends_with_that_reason(speech_wav: Path) -> None:
+    with running_node(transceivers=1, backend_commands={"echo": ECHO}) as fragile:
+        async with chromium(fake_audio=speech_wav) as page:
+            await talk_page.open_page(page, fragile.http_url)
+            await talk_page.talk(page)
+            fragile.kill("transceiver 0")
+            await talk_page.wait_for_state(page, "ended", "failed")
+            said = await talk_page.message(page)
+            assert "The process that carried this call died." in said
+            # And the next call works.
+            await page.wait_for(
+                "fetch('/healthz').then((response) => response.status === 200)", timeout_s=20
+            )
+            await talk_page.talk(page)
+
+
+async def test_a_backend_that_is_away_is_named(speech_wav: Path, tmp_path: Path) -> None:
+    with running_node(backends={"parrot": tmp_path / "nobody.sock"}) as lonely:
+        async with chromium(fake_audio=speech_wav) as page:
+            await talk_page.open_page(page, lonely.http_url, "backend=parrot&raw=1")
+            await talk_page.talk(page)
+            await page.wait_for(
+                "document.querySelector('#headline').innerText === 'parrot is not there.'"
+            )
+            # The reason also came as an event, as it would to any other client.
+            await page.wait_for("document.querySelector('#event-log [data-way=in]') !== null")
+            await talk_page.picture(page, "chromium-backend-away")
+
+
 async def test_a_full_edge_says_so(speech_wav: Path) -> None:
     with running_node(backend_commands={"echo": ECHO}, max_sessions=1) as small:
-        async with chromium(fake_audio=speech_wav) as page, chromium(fake_audio=speech_wav) as late:
+        async with chromium(fake_audio=speech_wav) as page:
             await talk_page.open_page(page, small.http_url)
             await talk_page.talk(page)
+            # A second tab of the same browser.
+            reply = await page.link.command("Target.createTarget", url="about:blank")
+            late = await chromium_tab(page.link, reply["targetId"])
             await talk_page.open_page(late, small.http_url)
             await late.click("#talk")
             await talk_page.wait_for_state(late, "failed")
@@ -220,14 +252,15 @@ async def test_no_path_to_the_edge_is_said_plainly(speech_wav: Path) -> None:
 
 
 async def test_a_key_is_asked_for_and_kept_in_the_tab(speech_wav: Path) -> None:
-    environ = {"EARSHOT_API_KEY": "open-sesame"}
+    key = "open-sesame-and-be-quick"
+    environ = {"EARSHOT_API_KEY": key}
     with running_node(backend_commands={"echo": ECHO}, environ=environ) as locked:
         async with chromium(fake_audio=speech_wav) as page:
             await page.goto(f"{locked.http_url}/?raw=1")
             await page.wait_for("!document.querySelector('#key-field').hidden")
             assert "wants a key" in await talk_page.message(page)
             await page.click("#key")
-            await page.type_text("open-sesame\n")
+            await page.type_text(f"{key}\n")
             await page.wait_for("!document.querySelector('#backend').disabled")
             await talk_page.talk(page)
             await page.click("#talk")

@@ -73,11 +73,12 @@ class Link:
         self._socket = socket
         self._numbers = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[dict[str, Any]]] = {}
-        self._listeners: list[Callable[[str, dict[str, Any]], None]] = []
+        self._listeners: list[tuple[str, Callable[[str, dict[str, Any]], None]]] = []
         self._reader = asyncio.create_task(self._read())
 
-    def listen(self, listener: Callable[[str, dict[str, Any]], None]) -> None:
-        self._listeners.append(listener)
+    def listen(self, listener: Callable[[str, dict[str, Any]], None], session: str = "") -> None:
+        """Calls `listener(method, params)` for every event of that session."""
+        self._listeners.append((session, listener))
 
     async def command(self, method: str, /, session: str = "", **params: Any) -> dict[str, Any]:
         number = next(self._numbers)
@@ -108,8 +109,9 @@ class Link:
 
     def _dispatch(self, message: dict[str, Any]) -> None:
         if "id" not in message or message["id"] is None:
-            for listener in self._listeners:
-                listener(message.get("method", ""), message.get("params", {}))
+            for session, listener in self._listeners:
+                if session == message.get("sessionId", ""):
+                    listener(message.get("method", ""), message.get("params", {}))
             return
         reply = self._waiting.pop(message["id"], None)
         if reply is None or reply.done():
@@ -188,7 +190,7 @@ class ChromiumPage(Page):
     def __init__(self, link: Link, session: str) -> None:
         super().__init__(link)
         self._session = session
-        link.listen(self._note)
+        link.listen(self._note, session)
 
     async def command(self, method: str, /, **params: Any) -> dict[str, Any]:
         """Any command of the DevTools protocol, addressed to this tab."""
@@ -335,17 +337,21 @@ async def chromium(
     with _home("chromium") as home:
         command = [program, *arguments, f"--user-data-dir={home}", "about:blank"]
         async with _running(command, home, _devtools_url) as link:
-            target = await _first_page(link)
-            reply = await link.command("Target.attachToTarget", targetId=target, flatten=True)
-            page = ChromiumPage(link, reply["sessionId"])
-            for domain in ("Page", "Runtime", "Log"):
-                await page.command(f"{domain}.enable")
-            await page.resize(1280, 1000)
             try:
-                yield page
+                yield await chromium_tab(link, await _first_page(link))
             finally:
                 with contextlib.suppress(BrowserError, ConnectionError):
                     await link.command("Browser.close")
+
+
+async def chromium_tab(link: Link, target: str) -> ChromiumPage:
+    """Takes the lead of one tab."""
+    reply = await link.command("Target.attachToTarget", targetId=target, flatten=True)
+    page = ChromiumPage(link, reply["sessionId"])
+    for domain in ("Page", "Runtime", "Log"):
+        await page.command(f"{domain}.enable")
+    await page.resize(1280, 1000)
+    return page
 
 
 @contextlib.asynccontextmanager
