@@ -202,6 +202,8 @@ class Playout:
         self._note_heard(now_ns)
         self._notices.append(Cleared(self.generation, self._heard))
         self._notices.extend(Mark(name) for _, name in self._marks)
+        if self._state is _State.STARVED:
+            self._due_ns = now_ns  # what there is need not wait for more
         self._cut()
         self._begin_generation(generation)
         self._speaking = False
@@ -230,7 +232,8 @@ class Playout:
         """When handle_timer is due; None while nothing is to be said."""
         if self._unheard and self._state in (_State.IDLE, _State.GATHERING):
             # Frames tick no more; marks and the last PLAYED still wait for being heard.
-            sent_ns, _ = self._unheard[0 if self._marks else -1]
+            place = min(self._marks[0][0], self._sent) if self._marks else self._sent
+            sent_ns = next(sent_ns for sent_ns, samples in self._unheard if samples >= place)
             heard_ns = sent_ns + self._heard_lag_ns
             return heard_ns if self._due_ns is None else min(heard_ns, self._due_ns)
         return self._due_ns
@@ -286,14 +289,14 @@ class Playout:
     def _step(self, due_ns: int, now_ns: int, frames: list[OutgoingFrame]) -> None:
         """One row of the table."""
         if self._state is _State.SETTLING:
-            self._settle(now_ns, frames)
+            self._settle(due_ns, now_ns, frames)
         elif self._state is _State.STARVED:
             self._end_starvation(due_ns, now_ns, frames)
         else:
             if self._state is _State.GATHERING:
                 self._slot_ns = due_ns
                 self._start_utterance()
-            self._play(now_ns, frames)
+            self._play(due_ns, now_ns, frames)
 
     def _start_utterance(self) -> None:
         self._state = _State.PLAYING
@@ -303,11 +306,11 @@ class Playout:
             self._speaking = True
             self._notices.append(Started(self.generation))
 
-    def _play(self, now_ns: int, frames: list[OutgoingFrame]) -> None:
+    def _play(self, due_ns: int, now_ns: int, frames: list[OutgoingFrame]) -> None:
         if len(self._queue) >= self._frame_bytes:
-            self._send_queued(self._slot_ns, now_ns, frames)
+            self._send_queued(due_ns, now_ns, frames)
         elif self._ended:
-            self._finish(self._slot_ns, now_ns, frames)
+            self._finish(due_ns, now_ns, frames)
         else:
             self._state = _State.STARVED
             self._due_ns = self._slot_ns + FRAME_NS
@@ -325,23 +328,23 @@ class Playout:
         """Send what is left, padded; the utterance is over, or the backend has stalled."""
         self._state = _State.SETTLING
         self._settle_left = SETTLE_FRAMES
-        self._due_ns = self._slot_ns
+        self._due_ns = deadline_ns
         if self._queue:
             self._send_queued(deadline_ns, now_ns, frames)
         if self._ended:
             self._stop_speaking()
 
-    def _settle(self, now_ns: int, frames: list[OutgoingFrame]) -> None:
+    def _settle(self, due_ns: int, now_ns: int, frames: list[OutgoingFrame]) -> None:
         if self._fade:
             frame, self._fade = self._fade, b""
-            self._send(frame, self._slot_ns, self._fade_generation, frames)
+            self._send(frame, due_ns, self._fade_generation, frames)
             return
         gather_until_ns = self._gather_until_ns
         if gather_until_ns is not None and (self._has_lead() or gather_until_ns <= self._slot_ns):
             self._start_utterance()
-            self._play(now_ns, frames)
+            self._play(due_ns, now_ns, frames)
             return
-        self._send(self._silence, self._slot_ns, self.generation, frames)
+        self._send(self._silence, due_ns, self.generation, frames)
         self._settle_left -= 1
         if self._settle_left > 0:
             return
@@ -361,7 +364,6 @@ class Playout:
             self._fade_generation = self.generation
             self._state = _State.SETTLING
             self._settle_left = SETTLE_FRAMES
-            self._due_ns = self._slot_ns
         elif self._state is _State.GATHERING:
             self._state = _State.IDLE
             self._due_ns = None
