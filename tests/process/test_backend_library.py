@@ -1,25 +1,27 @@
 """examples/earshot_backend.py: what it promises those who copy it.
 
-Each backend here is a few lines of source, run as a process: as it stands with
-asyncio, and with `async` and `await` struck out, as threads. What it finds it
-reports in events.
+What a handler finds it reports in events.
 """
 
 from __future__ import annotations
 
-import re
-import shutil
-import socket
 import struct
-import subprocess
 import sys
-import textwrap
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.support.backend_script import (
+    KINDS,
+    MS,
+    RATE,
+    UTTERANCE,
+    Launch,
+    connect,
+    launching,
+    script_of,
+)
 from tests.support.edge_side import (
     AUDIO,
     CLEAR,
@@ -33,76 +35,11 @@ from tests.support.edge_side import (
     encode_start,
 )
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
-RATE = 16000
-MS = RATE // 1000 * 2
-"""Bytes of a millisecond, in tests where both rates are 16 kHz."""
 
-PRELUDE = """
-import asyncio, logging, sys, threading
-sys.path.insert(0, {examples!r})
-import earshot_backend as earshot
-from earshot_backend import *
-
-logging.basicConfig()
-
-def report(call, **what):
-    call.send_event(what)
-
-def spawn_async(function):
-    return asyncio.ensure_future(function())
-
-def spawn_threads(function):
-    threading.Thread(target=function, daemon=True).start()
-
-spawn = spawn_{kind}
-"""
-
-
-def script_of(source: str, kind: str, path: Path) -> Path:
-    source = textwrap.dedent(source)
-    run = "run"
-    if kind == "threads":
-        source = re.sub(r"\basync |\bawait ", "", source)
-        run = "run_threads"
-    path.write_text(
-        PRELUDE.format(examples=str(EXAMPLES), kind="async" if kind == "asyncio" else kind)
-        + source
-        + f"\nearshot.{run}(talk, sys.argv[-1], rate_in={RATE}, rate_out={RATE})\n"
-    )
-    return path
-
-
-Launch = Callable[[str], BackendProcess]
-
-
-@pytest.fixture(params=["asyncio", "threads"])
+@pytest.fixture(params=KINDS)
 def launch(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Launch]:
-    """Run a handler's source, and see that it ends in peace."""
-    with ExitStack() as stack:
-        started = []
-
-        def start(source: str) -> BackendProcess:
-            script = script_of(source, request.param, tmp_path / "backend.py")
-            command = [sys.executable, "-W", "error", str(script)]
-            process = stack.enter_context(BackendProcess(command, tmp_path / "b.sock"))
-            started.append(process)
-            return process.await_listening()
-
-        yield start
-        for process in started:
-            log = process.log.read_text()
-            assert process.terminate() == 0, log
-            assert "AssertionError" not in log, log
-            assert not process.path.exists()
-
-
-def connect(process: BackendProcess, room_ms: int | None = None) -> EdgeSide:
-    edge = EdgeSide(process.path)
-    edge.start()
-    if room_ms is not None:
-        edge.played(0, 0, 0, room_ms)
-    return edge
+    with launching(request.param, tmp_path) as launch:
+        yield launch
 
 
 # --- the call -----------------------------------------------------------------------------
@@ -443,23 +380,6 @@ def test_marks_are_heard_or_cleared(launch: Launch) -> None:
         assert edge.expect_event("cleared") == {"type": "cleared", "old": 0, "n": 3300}
 
 
-UTTERANCE = """
-    async def talk(call):
-        async def speak():
-            async with call.utterance() as said:
-                for _ in range(10):
-                    await said.play(bytes(3200))
-            report(call, type="said", samples=said.samples, heard=said.heard,
-                   heard_ms=said.heard_ms, interrupted=said.interrupted)
-        async for frame in call:
-            if isinstance(frame, Event):
-                if frame.data == "speak":
-                    spawn(speak)
-                elif frame.data == "clear":
-                    call.clear()
-"""
-
-
 def test_an_utterance_ends_when_it_was_heard(launch: Launch) -> None:
     with connect(launch(UTTERANCE)) as edge:
         for turn in range(2):
@@ -529,73 +449,3 @@ def test_what_was_asked_before_a_clear_is_not_said_after_it(tmp_path: Path) -> N
     ):
         edge.expect_event("done")
         assert edge.pcm() == b"ne"
-
-
-# --- the socket file ----------------------------------------------------------------------
-
-
-ECHO = [sys.executable, str(EXAMPLES / "echo.py")]
-
-
-def test_a_second_backend_does_not_take_the_place_of_the_first(tmp_path: Path) -> None:
-    path = tmp_path / "b.sock"
-    with BackendProcess(ECHO, path) as first:
-        first.await_listening()
-        second = subprocess.run([*ECHO, str(path)], capture_output=True, timeout=60, check=False)
-        assert second.returncode != 0
-        assert b"another backend listens" in second.stderr
-        with connect(first) as edge:
-            edge.audio(b"\1\2")
-            assert edge.expect_pcm(2) == b"\1\2"
-
-
-def test_a_file_that_is_no_socket_is_left_alone(tmp_path: Path) -> None:
-    path = tmp_path / "precious.txt"
-    path.write_text("not yours")
-    refused = subprocess.run([*ECHO, str(path)], capture_output=True, timeout=60, check=False)
-    assert refused.returncode != 0
-    assert path.read_text() == "not yours"
-
-
-def test_the_socket_of_a_successor_is_not_taken_away(tmp_path: Path) -> None:
-    path = tmp_path / "b.sock"
-    with BackendProcess(ECHO, path) as first:
-        first.await_listening()
-        path.unlink()
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as successor:
-            successor.bind(str(path))
-            assert first.terminate() == 0
-            assert path.exists()
-
-
-def find_python(version: str) -> str | None:
-    """An interpreter that runs: on the path, or where pyenv keeps them."""
-    pyenv = Path.home().glob(f".pyenv/versions/{version}*/bin/python{version}")
-    for python in [shutil.which(f"python{version}"), *pyenv]:
-        if python is not None:
-            check = [str(python), "-c", ""]
-            if not subprocess.run(check, capture_output=True, timeout=60, check=False).returncode:
-                return str(python)
-    return None
-
-
-def test_the_oldest_python_that_we_promise(tmp_path: Path) -> None:
-    """3.9 where there is one, and the newer ones that there are as well."""
-    tried = 0
-    for version in ("3.9", "3.12", "3.13", "3.14"):
-        python = find_python(version)
-        if python is None:
-            continue
-        for kind in ("asyncio", "threads"):
-            script = script_of(UTTERANCE, kind, tmp_path / f"backend_{kind}.py")
-            command = [python, "-W", "error", str(script)]
-            with BackendProcess(command, tmp_path / "b.sock") as process:
-                with connect(process.await_listening()) as edge:
-                    edge.event("speak")
-                    edge.mark(edge.expect(MARK).payload.decode())
-                    assert edge.expect_event("said")["heard_ms"] == 1000
-                assert process.terminate() == 0
-                assert process.log.read_text() == ""
-        tried += 1
-    if not tried:
-        pytest.skip("no other Python is installed")
