@@ -1,6 +1,6 @@
 """Build the C kernel into ``dataplane.kernel._kernel`` (cffi API mode, abi3).
 
-setuptools takes ``ffibuilder`` (pyproject's ``cffi-modules``). Run as a script,
+setuptools takes ``ffibuilder`` (setup.py). Run as a script,
 this file builds in place; ``EARSHOT_SANITIZE=1`` makes that the variant with
 AddressSanitizer and UndefinedBehaviorSanitizer (run Python with
 ``LD_PRELOAD=$(gcc -print-file-name=libasan.so)``).

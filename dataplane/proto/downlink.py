@@ -67,6 +67,7 @@ class Downlink:
             self._playout = Playout(
                 rate_out, lead_ms=self._lead_ms, rtp_ts_base=secrets.randbits(32)
             )
+            self._playout.set_heard_lag(self._heard_lag_ns)
         else:
             self._playout.restart(rate_out)
 
@@ -105,8 +106,8 @@ class Downlink:
 
     def set_heard_lag(self, lag_ns: int) -> None:
         """How long after a frame is sent it is heard."""
-        if self._playout is not None and lag_ns != self._heard_lag_ns:
-            self._heard_lag_ns = lag_ns
+        self._heard_lag_ns = lag_ns
+        if self._playout is not None:
             self._playout.set_heard_lag(lag_ns)
 
     def next_timeout(self) -> int | None:
