@@ -17,6 +17,7 @@ from controlplane.admin import AdminApi
 from controlplane.app import make_app
 from controlplane.calls import Calls, NodeIdentity
 from controlplane.faces.realtime import RealtimeFace
+from controlplane.guard import OpenRequests, http_logger
 from controlplane.origins import is_loopback_address
 from controlplane.talk_page import TalkPage
 from controlplane.worker_view import WorkerView
@@ -98,16 +99,21 @@ class ControlPlane:
         stopping = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stopping.set)
-        app = make_app(self._node.config.api_key, self._realtime, self._admin, TalkPage())
+        open_requests = OpenRequests()
+        app = make_app(
+            self._node.config.api_key, self._realtime, self._admin, TalkPage(), open_requests
+        )
         runner = web.AppRunner(
             app,
             access_log=None,
-            shutdown_timeout=SHUTDOWN_S,
+            logger=http_logger(),
+            shutdown_timeout=0.1,
             keepalive_timeout=KEEP_ALIVE_S,
             lingering_time=1.0,
         )
         await runner.setup()
-        await web.SockSite(runner, listener).start()
+        site = web.SockSite(runner, listener)
+        await site.start()
         host, port = listener.getsockname()[:2]
         log.info("control_plane.ready", http=f"{host}:{port}")
         while not stopping.is_set():
@@ -118,6 +124,10 @@ class ControlPlane:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stopping.wait(), TICK_S)
         log.info("control_plane.stopping", calls=len(self._calls))
+        # aiohttp would cut off a body that is still coming in. Who connects from
+        # here on waits in the listening socket for the next control plane.
+        await site.stop()
+        await open_requests.wait_none(SHUTDOWN_S)
         await runner.cleanup()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 from dataclasses import dataclass
 
 from controlplane.offer_answer import AUDIO_LEVEL_URI, MID_URI, Negotiated
@@ -67,7 +66,7 @@ def encode_answer(offer: SessionDescription, agreed: Negotiated, local: LocalPar
 def _head_lines(media: MediaSection, formats: str, local: LocalParameters) -> list[str]:
     """m= and c= name the default candidate (RFC 8839 section 4.2.1)."""
     host, port = local.candidates[0]
-    family = ipaddress.ip_address(host).version
+    family = 6 if ":" in host else 4
     lines = [f"m={media.kind} {port} {media.protocol} {formats}", f"c=IN IP{family} {host}"]
     if media.mid is not None:
         lines.append(f"a=mid:{media.mid}")

@@ -24,7 +24,7 @@ import time
 from collections import Counter as Tally
 from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from controlplane.answer import LocalParameters, encode_answer
 from controlplane.offer_answer import Negotiated, Policy, negotiate
@@ -172,7 +172,8 @@ class Calls:
                 free.append(slot)
                 continue
             ident, config = snapshot
-            call = Call(slot, ident.worker, ident.state, replace(config, options=b""))
+            config.options = b""
+            call = Call(slot, ident.worker, ident.state, config)
             self._by_id[call.call_id] = call
             if call.ended:
                 ended.append(call)
@@ -218,7 +219,8 @@ class Calls:
         config = _config_of(agreed, generation, backend_id, options, now_ns)
         answer = encode_answer(offer, agreed, self._local(slot, worker, config))
         self._sessions.publish(slot, Ident(SessionState.OFFERED, worker, 0, generation), config)
-        call = Call(slot, worker, SessionState.OFFERED, replace(config, options=b""))
+        config.options = b""
+        call = Call(slot, worker, SessionState.OFFERED, config)
         self._by_id[call.call_id] = call
         self._add_live(call)
         log.info("call.offered", call=call.call_id, slot=slot, worker=worker, backend=backend_id)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
 from collections.abc import Awaitable, Callable
 
 from aiohttp import hdrs, web
-from aiohttp.http_exceptions import BadHttpMessage
+from aiohttp.http_exceptions import BadHttpMessage, HttpProcessingError
 from aiohttp.typedefs import Handler, Middleware
 
 from controlplane.errors import ApiError, encode_error, shown
@@ -33,6 +35,44 @@ _CODES = {
     413: "body_too_large",
     431: "headers_too_large",
 }
+
+
+class OpenRequests:
+    """Counts the requests that are being read or answered."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._none = asyncio.Event()
+        self._none.set()
+
+    def middleware(self) -> Middleware:
+        @web.middleware
+        async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+            self._count += 1
+            self._none.clear()
+            try:
+                return await handler(request)
+            finally:
+                self._count -= 1
+                if not self._count:
+                    self._none.set()
+
+        return middleware
+
+    async def wait_none(self, seconds: float) -> None:
+        """Returns when all are answered, or after `seconds`."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._none.wait(), seconds)
+
+
+def http_logger() -> logging.Logger:
+    """aiohttp's log without a traceback for each peer that does not speak HTTP;
+    such a peer is told 400."""
+    logger = logging.getLogger("aiohttp.server")
+    logger.addFilter(
+        lambda record: not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+    )
+    return logger
 
 
 def error_middleware() -> Middleware:

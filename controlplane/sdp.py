@@ -16,6 +16,8 @@ Deliberately not read:
 
 from __future__ import annotations
 
+import re
+
 from controlplane.sdp_attributes import parse_attribute, parse_decimal, parse_token
 from controlplane.sdp_model import (
     Fingerprint,
@@ -49,6 +51,9 @@ MAX_LINE_CHARS = 8192
 MAX_MEDIA = 32
 """m= lines; the answer repeats each, so this bounds the answer too."""
 
+# Tab apart, which RFC 8866's byte-string allows like any other character; the
+# second range is how a byte that is not UTF-8 was decoded.
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\udc80-\udcff]")
 _SESSION_ONLY = "uepzr"
 _KNOWN_TYPES = "vosiuepcbtrzkam"
 
@@ -87,34 +92,32 @@ def _split(body: bytes) -> list[Line]:
             f"the offer is longer than {MAX_BYTES} bytes; line {number} crosses the limit",
             code="sdp_too_large",
         )
-    raw_lines = body.split(b"\n")
-    while raw_lines and raw_lines[-1] in (b"", b"\r"):
-        raw_lines.pop()
-    if not raw_lines:
+    text = body.decode("utf-8", errors="surrogateescape")
+    texts = text.replace("\r\n", "\n").rstrip("\r\n").split("\n")
+    if texts == [""]:
         raise SdpError("the offer is empty: line 1 must be v=0")
-    if len(raw_lines) > MAX_LINES:
+    if len(texts) > MAX_LINES:
         raise SdpError(
-            f"the offer has {len(raw_lines)} lines; line {MAX_LINES} is the last allowed",
+            f"the offer has {len(texts)} lines; line {MAX_LINES} is the last allowed",
             code="sdp_too_large",
         )
-    return [_decode(number, raw) for number, raw in enumerate(raw_lines, 1)]
+    lines = [Line(number, text) for number, text in enumerate(texts, 1)]
+    has_control = _CONTROL.search("".join(texts)) is not None
+    for line in lines:
+        if has_control and _CONTROL.search(line.text):
+            raise SdpError("holds a control character, or is not valid UTF-8", line)
+        _check_line(line)
+    return lines
 
 
-def _decode(number: int, raw: bytes) -> Line:
-    raw = raw.removesuffix(b"\r")
-    line = Line(number, raw.decode("utf-8", errors="replace"))
-    if line.text.encode() != raw:
-        raise SdpError("not valid UTF-8", line)
+def _check_line(line: Line) -> None:
     if len(line.text) > MAX_LINE_CHARS:
         raise SdpError(f"longer than {MAX_LINE_CHARS} characters", line, "sdp_too_large")
-    if line.has_control_character:
-        raise SdpError("holds a control character", line)
-    if len(line.text) < 2 or line.text[1] != "=":
+    if line.text[1:2] != "=":
         raise SdpError('not of the form "x=value"', line)
     # RFC 8866 section 5: a description with an unknown type letter is ignored whole.
     if line.text[0] not in _KNOWN_TYPES:
         raise SdpError(f'unknown line type "{line.text[0]}"', line)
-    return line
 
 
 def _expect_head(lines: list[Line]) -> None:

@@ -57,17 +57,19 @@ def _once(section: Section, name: str, line: Line) -> None:
 
 def parse_attribute(section: Section, body: str, line: Line) -> None:
     name, _, value = body.partition(":")
-    parse_token(name, "attribute's name", line)
-    if name in _DIRECTIONS:
+    if shared := _SHARED.get(name):
+        shared(section, value, line)
+    elif in_media := _MEDIA_LEVEL.get(name):
+        if isinstance(section, MediaSection):
+            in_media(section, value, line)
+    elif name in _DIRECTIONS:
         _once(section, "direction", line)
         section.direction = name
-    elif shared := _SHARED.get(name):
-        shared(section, value, line)
-    elif isinstance(section, SessionDescription):
-        if at_session_level := _SESSION_LEVEL.get(name):
+    elif at_session_level := _SESSION_LEVEL.get(name):
+        if isinstance(section, SessionDescription):
             at_session_level(section, value, line)
-    elif isinstance(section, MediaSection) and (in_media := _MEDIA_LEVEL.get(name)):
-        in_media(section, value, line)
+    else:
+        parse_token(name, "attribute's name", line)
 
 
 def _ice_ufrag(section: Section, value: str, line: Line) -> None:

@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
-_UNPRINTABLE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
+class Line(NamedTuple):
     """One line of the offer; `number` counts from 1."""
 
     number: int
     text: str
-
-    @property
-    def has_control_character(self) -> bool:
-        """Tab apart, which RFC 8866's byte-string allows like any other."""
-        return _UNPRINTABLE.search(self.text) is not None
 
     def __str__(self) -> str:
         shown = self.text if len(self.text) <= 100 else self.text[:97] + "..."
@@ -38,8 +33,7 @@ class SdpError(ValueError):
         self.code = code
 
 
-@dataclass(frozen=True, slots=True)
-class Fingerprint:
+class Fingerprint(NamedTuple):
     """a=fingerprint. `algorithm` is in lower case."""
 
     algorithm: str
@@ -47,8 +41,7 @@ class Fingerprint:
     line: Line
 
 
-@dataclass(frozen=True, slots=True)
-class RtpMap:
+class RtpMap(NamedTuple):
     """a=rtpmap. `encoding` as written; compare it without regard to case."""
 
     payload_type: int
@@ -58,8 +51,7 @@ class RtpMap:
     line: Line
 
 
-@dataclass(frozen=True, slots=True)
-class HeaderExtension:
+class HeaderExtension(NamedTuple):
     """a=extmap (RFC 8285 section 8). No direction given means sendrecv."""
 
     id: int
@@ -68,8 +60,7 @@ class HeaderExtension:
     line: Line
 
 
-@dataclass(frozen=True, slots=True)
-class Group:
+class Group(NamedTuple):
     """a=group (RFC 5888)."""
 
     semantics: str
