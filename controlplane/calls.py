@@ -197,6 +197,10 @@ class Calls:
         agreed = negotiate(offer, self._policy)
         worker = place(self._workers.loads(self._sessions_of, now_ns))
         if worker is None:
+            # One may have come up since the last tick; /healthz knows already.
+            self._workers.refresh(now_ns)
+            worker = place(self._workers.loads(self._sessions_of, now_ns))
+        if worker is None:
             raise CapacityError("no transceiver is up; they are being started", "no_transceiver", 1)
         slot = self._take_slot(now_ns)
         try:
