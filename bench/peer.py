@@ -18,6 +18,7 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import aiohttp
 
@@ -35,6 +36,9 @@ from dataplane.proto.demux import Demux, classify
 from dataplane.proto.dtls import DtlsEndpoint
 from dataplane.proto.errors import BadPacket
 from dataplane.proto.srtp import SrtpSession
+
+if TYPE_CHECKING:
+    from bench.channel import PeerChannel
 
 CONSENT_INTERVAL_S = 2.5  # what libwebrtc does on a stable pair
 RTCP_INTERVAL_S = 1.0
@@ -107,6 +111,7 @@ class Peer:
         self.hangup_url = ""
         self.remote: tuple[str, int] | None = None
         self.dtls: DtlsEndpoint | None = None
+        self.channel: PeerChannel | None = None
         self.last_error_code = 0
         """Of the latest authentic STUN error response; 403: the server ended the call."""
         self._ipv6 = ":" in host
@@ -157,12 +162,15 @@ class Peer:
             await self.establish()
 
     async def establish(self) -> None:
-        """What follows the answer: a nominating check, DTLS, then consent and RTCP timers."""
+        """What follows the answer: a nominating check, DTLS, then consent and RTCP timers, and
+        the data channel if one was offered (it may open later)."""
         self.start_dtls()
         response = await self.check()
         if not response.ok:
             raise PeerError(f"check refused with {response.error_code}")
         await self._dtls_connected
+        if self._data_channel:
+            await self._open_channel()
         self._repeat("consent", CONSENT_INTERVAL_S, self.send_check)
         self._repeat("rtcp", RTCP_INTERVAL_S, self.send_rtcp)
 
@@ -236,6 +244,22 @@ class Peer:
             if done:
                 return done.pop().result()
         raise PeerError(f"no STUN response in {timeout_s} s from {self.remote}")
+
+    async def _open_channel(self) -> None:
+        from bench.channel import PeerChannel  # aiortc, 20 MB that most peers do without
+
+        answer = self._require_answer()
+        self.channel = PeerChannel(
+            "oai-events", dtls_is_client=answer.setup == "passive", send=self._send_sctp
+        )
+        if answer.sctp_port is None:
+            raise PeerError("the answer rejects the data channel")
+        await self.channel.start(answer.sctp_port)
+
+    def _send_sctp(self, packet: bytes) -> None:
+        if self.dtls is not None and self.dtls.state == "connected":
+            self.dtls.send_app_data(packet)
+            self._flush_dtls()
 
     def send_check(self, *, use_candidate: bool = True) -> bytes:
         """Sends one check and returns its transaction id."""
@@ -372,6 +396,9 @@ class Peer:
             return
         for datagram in dtls.poll_transmit():
             self.send_datagram(datagram)
+        for packet in dtls.poll_app_data():
+            if self.channel is not None:
+                self.channel.handle_data(packet)
         if not self._dtls_connected.done():
             if dtls.state == "connected":
                 self.media.srtp = SrtpSession(dtls.srtp_profile, *dtls.srtp_keys())

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import time
+import urllib.request
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import Any
 
@@ -14,21 +16,38 @@ from bench.media import ReceivedPacket
 from bench.peer import Peer
 from bench.speech import encode_voice, synthetic_voice
 from dataplane.proto.opus import OpusDecoder, find_libopus
+from tests.support.node import Node
 
-__all__ = ["Peer", "connected_peer", "decode", "encode_voice", "until", "voice_frames"]
+__all__ = [
+    "Peer",
+    "call_row",
+    "connected_peer",
+    "decode",
+    "encode_voice",
+    "payloads",
+    "until",
+    "voice_frames",
+]
 
 
 @contextlib.asynccontextmanager
 async def connected_peer(
-    base_url: str, backend: str, *, host: str = "127.0.0.1", options: str | None = None
+    base_url: str,
+    backend: str,
+    *,
+    host: str = "127.0.0.1",
+    options: str | None = None,
+    data_channel: bool = False,
 ) -> AsyncIterator[Peer]:
     """A peer whose call is established; it leaves with close_notify."""
     async with aiohttp.ClientSession() as http:
-        peer = Peer(host=host)
+        peer = Peer(host=host, data_channel=data_channel)
         try:
             await peer.connect(http, base_url, backend, options=options)
             yield peer
         finally:
+            if peer.channel is not None:
+                await peer.channel.close()
             peer.close()
 
 
@@ -56,3 +75,11 @@ async def until(
     while not condition():
         assert time.monotonic() < deadline, f"not within {timeout_s} s: {what}"
         await asyncio.sleep(every_s)
+
+
+def call_row(node: Node, peer: Peer) -> dict[str, Any]:
+    """What the admin API says of the peer's call. HTTPError when it does not know it."""
+    url = f"{node.http_url}/admin/v1/calls/{peer.call_id}"
+    with urllib.request.urlopen(url, timeout=10) as response:
+        row: dict[str, Any] = json.load(response)
+    return row
