@@ -42,6 +42,7 @@ from dataplane.workers.segments import create_segments, open_worker_table
 from dataplane.workers.sockets import (
     BUFFER_BYTES,
     StartError,
+    close_sockets,
     enlarge_buffers,
     has_ipv6,
     machine_addresses,
@@ -279,6 +280,23 @@ def _make_node(config: Config, sockets: dict[str, socket.socket]) -> NodeState:
     )
 
 
+def _fresh_node(config: Config, run_dir: Path) -> tuple[NodeState, dict[str, socket.socket]]:
+    """Sockets, shared memory and node.json, or StartError and nothing."""
+    sockets: dict[str, socket.socket] = {}
+    try:
+        sockets |= make_sockets(config)
+        node = _make_node(config, sockets)
+        create_segments(node)
+        node.save(run_dir / NODE_FILE)
+    except BaseException as error:
+        close_sockets(sockets)
+        clean(run_dir)
+        if isinstance(error, OSError):
+            raise StartError(f"run directory {run_dir}: {error}") from None
+        raise
+    return node, sockets
+
+
 def _with_addresses(config: Config, ipv6: bool) -> Config:
     """Fills in what the clients are told to send to."""
     if config.advertise:
@@ -295,16 +313,10 @@ def _run_node(config: Config, run_dir: Path, signals: Signals) -> None:
     inherited = take_over(config, plans, run_dir, time.monotonic_ns())
     if inherited is not None:
         node, sockets = inherited.node, inherited.sockets
+        node.save(run_dir / NODE_FILE)
     else:
-        try:
-            sockets = make_sockets(config)
-            node = _make_node(config, sockets)
-            create_segments(node)
-        except BaseException:
-            clean(run_dir)
-            raise
+        node, sockets = _fresh_node(config, run_dir)
     _warn_of_small_buffers(sockets)
-    node.save(run_dir / NODE_FILE)
     Supervisor(node, plans, sockets, inherited, signals).run()
     for backend in config.backends:
         if backend.command:

@@ -16,6 +16,9 @@ from tests.support.node import ECHO, Node, free_port, running_node, wait_until
 
 WORKERS = ["relay 0", "relay 1", "transceiver 0", "transceiver 1", "control plane"]
 
+# A quicker start, for tests that need not two of each.
+SMALL = {"relays": 1, "transceivers": 1}
+
 
 def inodes(node: Node) -> dict[str, str]:
     """Each named socket's inode: the same one through any restart."""
@@ -40,13 +43,13 @@ def test_stop_leaves_nothing(number: signal.Signals) -> None:
 
 
 def test_second_signal_does_not_wait_for_one_that_hangs() -> None:
-    with running_node() as node:
-        node.kill("transceiver 1", signal.SIGSTOP)
+    with running_node(**SMALL) as node:
+        node.kill("transceiver 0", signal.SIGSTOP)
         node.kill("supervisor", signal.SIGTERM)
         wait_until(lambda: node.events("node.stopping"), "node.stopping")
         node.stop()
         (stopped,) = node.events("node.stopped")
-        assert stopped["ends"]["transceiver 1"] == "SIGKILL"
+        assert stopped["ends"]["transceiver 0"] == "SIGKILL"
 
 
 def test_titles_name_every_process() -> None:
@@ -57,7 +60,7 @@ def test_titles_name_every_process() -> None:
 
 
 def test_up_event_says_where_everything_is() -> None:
-    with running_node(backend_commands={"echo": ECHO}) as node:
+    with running_node(**SMALL, backend_commands={"echo": ECHO}) as node:
         (up,) = node.events("node.up")
         assert up["udp_port"] == node.udp_port
         assert up["url"] == node.http_url + "/"
@@ -90,7 +93,7 @@ def test_all_workers_killed_at_once() -> None:
 
 def test_backend_that_cannot_start_is_tried_with_back_off() -> None:
     command = f"{shlex.quote(sys.executable)} -c 'import nothing_of_this_name'"
-    with running_node(backend_commands={"bad": command}) as node:
+    with running_node(**SMALL, backend_commands={"bad": command}) as node:
 
         def delays() -> list[int]:
             return [death["again_in_ms"] for death in node.events("process.died")]
@@ -102,14 +105,14 @@ def test_backend_that_cannot_start_is_tried_with_back_off() -> None:
 
 
 def test_command_that_does_not_exist() -> None:
-    with running_node(backend_commands={"bad": "/no/such/program"}) as node:
+    with running_node(**SMALL, backend_commands={"bad": "/no/such/program"}) as node:
         assert "No such file" in node.events("process.not_started")[0]["error"]
 
 
 def test_processes_a_backend_started_go_with_it() -> None:
     """A shell that starts the backend, and something else that it forgets."""
     script = f"sleep 1000 & {ECHO} $0"
-    with running_node(backend_commands={"echo": f"sh -c {shlex.quote(script)}"}) as node:
+    with running_node(**SMALL, backend_commands={"echo": f"sh -c {shlex.quote(script)}"}) as node:
         wait_until(lambda: "sleep 1000" in node.processes().values(), "sleep")
         node.stop()
 
@@ -124,7 +127,7 @@ def test_secrets_stay_with_us(tmp_path: Path) -> None:
     )
     environ = {"EARSHOT_API_KEY": "k" * 32, "EARSHOT_CLUSTER_KEYS": "2:" + "ab" * 16, "TZ": "UTC"}
     command = f"{sys.executable} {script}"
-    with running_node(backend_commands={"env": command}, environ=environ) as node:
+    with running_node(**SMALL, backend_commands={"env": command}, environ=environ) as node:
         path = node.run_dir / "env.sock.env"
         wait_until(lambda: path.exists() and path.read_text().endswith("\n"), "environment")
         seen = json.loads(path.read_text())
@@ -140,7 +143,7 @@ def test_udp_port_in_use() -> None:
         other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         other.bind(("127.0.0.1", 0))
         port = other.getsockname()[1]
-        with running_node(udp_port=port, start=False) as node:
+        with running_node(**SMALL, udp_port=port, start=False) as node:
             node.up(wait=False)
             assert node.wait_ended() == 1
             (refusal,) = node.events("node.not_started")
@@ -152,7 +155,7 @@ def test_udp_port_in_use() -> None:
 def test_http_port_in_use() -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
-        with running_node(http=f"127.0.0.1:{port}", start=False) as node:
+        with running_node(**SMALL, http=f"127.0.0.1:{port}", start=False) as node:
             node.up(wait=False)
             assert node.wait_ended() == 1
             (refusal,) = node.events("node.not_started")
@@ -178,7 +181,7 @@ def test_run_directory_of_somebody_else_is_refused(tmp_path: Path) -> None:
 
 
 def test_second_supervisor_is_refused() -> None:
-    with running_node() as node:
+    with running_node(**SMALL) as node:
         pids = node.pids
         second = Node(node.base, node._flags, {})
         second.up(wait=False)
