@@ -81,15 +81,15 @@ def make_ffibuilder(root: str = "") -> FFI:
     return builder
 
 
-def build_in_place() -> Path:
-    """Compile in a scratch directory, then put the module next to this file in
-    one step: processes that run the old one keep it."""
+def build_into(directory: Path) -> Path:
+    """Compile in a scratch directory, then put the module into this one in one
+    step: processes that run the old one keep it."""
     import tempfile
 
     with tempfile.TemporaryDirectory(prefix="earshot-kernel-") as scratch:
         built = Path(make_ffibuilder(str(ROOT)).compile(tmpdir=scratch))
-        target = HERE / built.name
-        staged = HERE / f".{built.name}.{os.getpid()}"
+        target = directory / built.name
+        staged = directory / f".{built.name}.{os.getpid()}"
         staged.write_bytes(built.read_bytes())
         staged.chmod(0o755)
         os.replace(staged, target)
@@ -99,5 +99,4 @@ def build_in_place() -> Path:
 ffibuilder = make_ffibuilder()
 
 if __name__ == "__main__":
-    print(build_in_place())
-    sys.exit(0)
+    print(build_into(Path(sys.argv[1]) if len(sys.argv) > 1 else HERE))

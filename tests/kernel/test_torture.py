@@ -99,7 +99,7 @@ def test_python_tables_with_a_writer_killed(tables: TestTables) -> None:
     for reader in readers:
         reader.start()
     choose = random.Random(7)
-    for _ in range(8):
+    for _ in range(4):
         before = table.ident(ROWS - 1).generation
         writer: SpawnProcess = context.Process(target=write_for_ever, args=(name, tables.boot_id))
         writer.start()
