@@ -251,6 +251,11 @@ function startStats() {
   };
   void take();
   statsTimer = setInterval(take, SAMPLE_MS);
+  setTimeout(() => {
+    if (sampled === call && audio && audio.state !== "running") {
+      events.note("The browser has no sound device to run on: the levels stay flat.");
+    }
+  }, 2 * SAMPLE_MS);
 }
 
 function tick() {

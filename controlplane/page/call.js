@@ -233,7 +233,7 @@ export class Call extends EventTarget {
         if (!(error instanceof ApiError)) throw error;
         return null;
       }
-      if (!view || view.ended) return view;
+      if (!view || (view.ended && view.reason)) return view;
       await pause(REASON_POLL_MS);
     }
     return view;

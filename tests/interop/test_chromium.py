@@ -19,9 +19,10 @@ from tests.support.speech import OTHER_SENTENCE, RATE, Samples, speak
 LISTEN_MS = 7_000
 """About one round of the sentence that the microphone repeats."""
 
-# Two passes through Opus and one jitter buffer leave 0.97 and 0.86 (measured); another
-# sentence reaches 0.3 and 0.1. Half-way up leaves room for a busy machine.
-ENVELOPE_AT_LEAST, WAVEFORM_AT_LEAST = 0.85, 0.6
+# Two passes through Opus and a jitter buffer leave 0.97 and 0.87 (measured); on a machine
+# with three times its load, where the browser stretches the sound, 0.90 and 0.86. Another
+# sentence reaches 0.37 and 0.14. The bounds stand about half-way.
+ENVELOPE_AT_LEAST, WAVEFORM_AT_LEAST = 0.75, 0.6
 ENVELOPE_OF_OTHERS, WAVEFORM_OF_OTHERS = 0.6, 0.4
 
 # Browsers write the profile with or without a prefix, in OpenSSL's order or the RFC's.
