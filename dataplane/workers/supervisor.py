@@ -243,6 +243,11 @@ class Supervisor:
         node = self._node
         if backends_missing:
             log.warning("backend.not_listening", not_up=backends_missing)
+        if is_pretty(node.config.log_format):
+            flush()
+            with suppress(OSError):
+                print(banner(node, self._adopted), file=sys.stderr, flush=True)
+            return
         log.info(
             "node.up",
             version=version(),
@@ -253,10 +258,6 @@ class Supervisor:
             pids={name: process.pid for name, process in self._running.items()},
             adopted=self._adopted,
         )
-        if is_pretty(node.config.log_format):
-            flush()
-            with suppress(OSError):
-                print(banner(node, self._adopted), file=sys.stderr, flush=True)
 
 
 def _ms(duration_ns: int) -> int:
