@@ -58,8 +58,10 @@ def encode_answer(offer: SessionDescription, agreed: Negotiated, local: LocalPar
             lines += _audio_lines(media, agreed, local)
         elif media.index == agreed.data_index:
             lines += _data_lines(media, agreed, local)
+        elif media.index == agreed.idle_index:
+            lines += _idle_lines(media, agreed, local)
         else:
-            lines += _rejected_lines(media)
+            lines += _rejected_lines(media, agreed, local)
     return "\r\n".join(lines) + "\r\n"
 
 
@@ -133,10 +135,37 @@ def _data_lines(media: MediaSection, agreed: Negotiated, local: LocalParameters)
     ]
 
 
-def _rejected_lines(media: MediaSection) -> list[str]:
-    """RFC 8829 section 5.3.1: port 0, at its place, outside of BUNDLE."""
-    lines = [f"m={media.kind} 0 {media.protocol} {' '.join(media.formats)}", "c=IN IP4 0.0.0.0"]
+def _idle_lines(media: MediaSection, agreed: Negotiated, local: LocalParameters) -> list[str]:
+    """Accepted for its transport; no media either way."""
+    return [
+        *_head_lines(media, media.formats[0], local),
+        "a=inactive",
+        *_transport_lines(media, agreed, local),
+        *_one_codec_lines(media),
+    ]
+
+
+def _rejected_lines(media: MediaSection, agreed: Negotiated, local: LocalParameters) -> list[str]:
+    """RFC 8829 section 5.3.1: port 0, at its place, outside of BUNDLE.
+
+    Nothing after a=mid has a meaning in a rejected section; aiortc validates
+    it all the same.
+    """
+    lines = [f"m={media.kind} 0 {media.protocol} {media.formats[0]}", "c=IN IP4 0.0.0.0"]
     if media.mid is not None:
         lines.append(f"a=mid:{media.mid}")
-    lines.append("a=inactive")
+    if media.is_rtp:
+        lines.append("a=inactive")
+    lines += _transport_lines(media, agreed, local)
+    return lines + _one_codec_lines(media)
+
+
+def _one_codec_lines(media: MediaSection) -> list[str]:
+    """For a section without media: as much as its m= line promises."""
+    if not media.is_rtp:
+        return []
+    lines = ["a=rtcp-mux"]
+    rtp_map = media.rtp_maps.get(int(media.formats[0]))
+    if rtp_map is not None:
+        lines.append(f"a=rtpmap:{rtp_map.payload_type} {rtp_map.encoding}/{rtp_map.clock_rate}")
     return lines

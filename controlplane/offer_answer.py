@@ -86,6 +86,9 @@ class Negotiated:
 
     audio_index: int
     data_index: int | None
+    idle_index: int | None
+    """A section that carries nothing and is accepted, inactive, for its transport
+    alone: see `_idle_section`."""
     transport_index: int
     """The section whose ICE and DTLS attributes count (BUNDLE's tagged one)."""
     bundled: tuple[str, ...]
@@ -127,13 +130,15 @@ def negotiate(offer: SessionDescription, policy: Policy) -> Negotiated:
     if not audio.rtcp_mux:
         raise SdpError("no a=rtcp-mux for this section", audio.line, "sdp_no_rtcp_mux")
     data = _choose_data(offer, group)
-    tagged, bundled = _choose_transport(offer, audio, data, group)
+    idle = _idle_section(offer, audio, data, group)
+    tagged, bundled = _choose_transport(audio, data, idle, group)
     transport = _TransportOf(offer, tagged, audio, group)
     fingerprint = _strongest(transport.fingerprints())
     client_sends, client_receives = _direction_of(offer, audio)
     return Negotiated(
         audio_index=audio.index,
         data_index=None if data is None else data.index,
+        idle_index=None if idle is None else idle.index,
         transport_index=tagged.index,
         bundled=bundled,
         remote_ufrag=transport.ice_ufrag(),
@@ -254,10 +259,35 @@ def _message_bytes(data: MediaSection) -> int:
     return min(offered or _MAX_REMOTE_MESSAGE_BYTES, _MAX_REMOTE_MESSAGE_BYTES)
 
 
-def _choose_transport(
+def _idle_section(
     offer: SessionDescription,
     audio: MediaSection,
     data: MediaSection | None,
+    group: Group | None,
+) -> MediaSection | None:
+    """The first of the group, where it is a video that shares the audio's transport.
+
+    bundlePolicy "max-bundle" makes such offers: the audio is a=bundle-only
+    (Firefox) or repeats the first section's ufrag (Chromium). With the tagged
+    section rejected there is no transport left (RFC 9143 section 7.3.1), and
+    Chromium refuses the answer. So that one video is not rejected but inactive.
+    """
+    if group is None:
+        return None
+    first = next(media for media in offer.media if media.mid == group.mids[0])
+    if first is audio or first is data:
+        return None
+    shared = audio.port == 0 or (first.ice_ufrag or offer.ice_ufrag) == (
+        audio.ice_ufrag or offer.ice_ufrag
+    )
+    usable = first.port != 0 and first.rtcp_mux and first.protocol in _AUDIO_PROTOCOLS
+    return first if shared and usable and int(first.formats[0]) in first.rtp_maps else None
+
+
+def _choose_transport(
+    audio: MediaSection,
+    data: MediaSection | None,
+    idle: MediaSection | None,
     group: Group | None,
 ) -> tuple[MediaSection, tuple[str, ...]]:
     """The tagged section and the mids of the answer's group (RFC 9143 section 7.3).
@@ -267,18 +297,16 @@ def _choose_transport(
     """
     if group is None:
         return audio, ()
-    accepted = {media.mid: media for media in (audio, data) if media is not None}
+    accepted = {media.mid: media for media in (audio, data, idle) if media is not None}
     ordered = [accepted[mid] for mid in group.mids if mid in accepted]
     ordered.sort(key=lambda media: media.port == 0)  # stable: bundle-only sections last
     return ordered[0], tuple(media.mid for media in ordered if media.mid is not None)
 
 
 class _TransportOf:
-    """Finds a transport attribute where the offer may have put it.
-
-    In the tagged section or at session level; for a bundle-only section whose
-    tagged neighbour we reject (video first), in that neighbour.
-    """
+    """Finds a transport attribute where the offer may have put it: in the tagged
+    section or at session level; failing that, in the first of the offered group
+    or in the audio's own section."""
 
     def __init__(
         self,

@@ -244,12 +244,13 @@ def test_no_direction_means_sendrecv() -> None:
 
 
 def test_video_is_rejected_in_place_and_left_out_of_bundle() -> None:
-    text = answer(AUDIO_HEAD + "a=group:BUNDLE v a d\n" + VIDEO + AUDIO + DATA)
+    other = VIDEO.replace("ufrag:abcd", "ufrag:efgh")  # a transport of its own
+    text = answer(AUDIO_HEAD + "a=group:BUNDLE v a d\n" + other + AUDIO + DATA)
     session, video, audio, data = sections(text)
     assert "a=group:BUNDLE a d" in session
-    assert video[0] == "m=video 0 UDP/TLS/RTP/SAVPF 96 97"
+    assert video[0] == "m=video 0 UDP/TLS/RTP/SAVPF 96"
     assert {"a=mid:v", "a=inactive"} <= set(video)
-    assert not any("ice" in line or "fingerprint" in line for line in video)
+    assert not any(line.startswith("a=candidate") for line in video)
     assert audio[0].startswith("m=audio 3478 ")
     assert any(line.startswith("a=candidate") for line in audio)
     assert data[0].startswith("m=application 3478 ")
@@ -280,16 +281,30 @@ def test_the_tagged_section_carries_the_transport() -> None:
     assert any(line.startswith("a=candidate") for line in answered)
 
 
-def test_bundle_only_audio_behind_a_rejected_video() -> None:
-    """With bundlePolicy max-bundle only the first section has transport attributes."""
+@pytest.mark.parametrize("chromium", [True, False])
+def test_audio_behind_a_video_whose_transport_it_shares(chromium: bool) -> None:
+    """bundlePolicy max-bundle: only the first section has a transport, so the
+    video is kept, inactive. Chromium refuses an answer that rejects it."""
     bare = AUDIO.replace(TRANSPORT, "a=bundle-only\n").replace("m=audio 9", "m=audio 0")
+    bare = AUDIO if chromium else bare
     offer = AUDIO_HEAD + "a=group:BUNDLE v a\n" + VIDEO + bare
     got = agreed(offer)
     assert (got.remote_ufrag, got.mid) == ("abcd", "a")
+    assert (got.idle_index, got.transport_index) == (0, 0)
     session, video, audio = sections(answer(offer))
-    assert "a=group:BUNDLE a" in session
-    assert video[0].startswith("m=video 0 ")
+    assert "a=group:BUNDLE v a" in session
+    assert video[0] == "m=video 3478 UDP/TLS/RTP/SAVPF 96"
+    assert {"a=inactive", "a=rtcp-mux", "a=rtpmap:96 VP8/90000"} <= set(video)
+    assert any(line.startswith("a=candidate") for line in video)
     assert audio[0].startswith("m=audio 3478 ")
+
+
+def test_bundle_only_audio_behind_a_section_that_cannot_be_kept() -> None:
+    bare = AUDIO.replace(TRANSPORT, "a=bundle-only\n").replace("m=audio 9", "m=audio 0")
+    video = VIDEO.replace("a=rtpmap:96 VP8/90000\n", "")
+    offer = AUDIO_HEAD + "a=group:BUNDLE v a\n" + video + bare
+    assert (agreed(offer).idle_index, agreed(offer).remote_ufrag) == (None, "abcd")
+    assert "m=video 0 UDP/TLS/RTP/SAVPF 96\n" in answer(offer)
 
 
 def test_a_section_with_a_port_is_tagged_before_a_bundle_only_one() -> None:
