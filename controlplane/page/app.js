@@ -31,8 +31,7 @@ let call = null;
 let audio = null;
 let statsTimer = 0;
 let latest = null;
-let silent = false;
-let trouble = "";
+let [silent, trouble] = [false, ""];
 
 // For the console: earshot.call.connection.getStats()
 globalThis.earshot = { get call() { return call; }, get sample() { return latest; } };
@@ -145,8 +144,7 @@ async function talk() {
 
 function begin(next) {
   call = next;
-  silent = false;
-  trouble = "";
+  [silent, trouble] = [false, ""];
   const startedAt = performance.now();
   events.begin(() => (performance.now() - startedAt) / 1_000);
   call.addEventListener("state", () => stateChanged());
@@ -178,7 +176,7 @@ function stateChanged() {
   } else if (call.state === "failed") {
     show("failed", call.outcome.title, call.outcome.advice);
     finish();
-    if (call.outcome.status === 401) $("key-field").hidden = false;
+    if (call.outcome.status === 401) $("key-field").hidden = false; // it was changed meanwhile
   }
 }
 
