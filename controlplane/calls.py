@@ -325,7 +325,7 @@ class Calls:
         self._sessions_of[call.worker] -= 1
         self._tombstones[call.slot] = call
         log.info(
-            "call.ended",
+            "call.closed",
             call=call.call_id,
             reason=reason.name.lower(),
             worker=call.worker,
