@@ -51,6 +51,9 @@ ROW_STRUCTS: dict[int, str] = {
     lib.EK_REGION_WORKERS: "struct ek_worker_row",
 }
 
+GATHER_US = 100
+"""How long a relay under load lets datagrams come together (DESIGN section 4)."""
+
 # enum ek_read
 READ_OK: int = lib.EK_READ_OK
 READ_EMPTY: int = lib.EK_READ_EMPTY
@@ -376,8 +379,8 @@ class Relay:
     forwarded plus dropped whenever no item is held, even after a SIGKILL.
 
     ``flows`` must be mapped writable and belong to this relay alone. A
-    predecessor's flows go on. ``gather_us`` lets records wait that long for
-    others under load (0: never). Raises OSError for unusable sockets or tables.
+    predecessor's flows go on. ``gather_us`` is how long it lets datagrams come
+    together before it takes them when many are on their way (0: never). Raises OSError for unusable sockets or tables.
     """
 
     def __init__(
@@ -393,7 +396,7 @@ class Relay:
         index: int,
         incarnation: int,
         hop_bytes: int = HOP_BYTES_LOOPBACK,
-        gather_us: int = 0,
+        gather_us: int = GATHER_US,
     ) -> None:
         _writable(flows.region)
         if not 1 <= len(udp_fds) <= 4:

@@ -10,7 +10,7 @@
 
 /* How often the kernel's count of datagrams lost in the sockets is read. */
 #define OVERFLOW_PERIOD_NS 50000000
-/* Waiting for company pays when at least this many datagrams will join. */
+/* A gather pays when it will bring at least so many datagrams. */
 #define GATHER_WORTH 4
 #define RATE_WINDOW_NS 2000000
 
@@ -61,6 +61,7 @@ static void flush(struct ek_relay *relay)
 
 static void measure_rate(struct ek_relay *relay, uint32_t received)
 {
+    relay->received += received;
     relay->rate_count += received;
     uint64_t elapsed_ns = relay->now_ns - relay->rate_since_ns;
     if (elapsed_ns < RATE_WINDOW_NS)
@@ -70,21 +71,22 @@ static void measure_rate(struct ek_relay *relay, uint32_t received)
     relay->rate_since_ns = relay->now_ns;
 }
 
-/* The queues are empty and records wait. Under load, wait a little for more to
- * share the send and the wake-up, as network cards moderate their interrupts
- * (DESIGN section 4). 1: look again before sending. */
+/* Every socket may have something: try them without asking first. */
+static void look_at_all(struct ek_relay *relay)
+{
+    relay->ready = (1u << relay->udp_fd_count) - 1;
+    relay->looked_ns = relay->now_ns;
+}
+
+/* Under load a wake-up per datagram costs more than the datagram. So when enough
+ * are on their way, let them come for a while and take them together, as network
+ * cards moderate their interrupts (DESIGN section 4). Nothing is held meanwhile
+ * but what arrives in it. 0: a signal came. */
 static int gather(struct ek_relay *relay)
 {
-    if (!relay->oldest_ns || relay->gather_expected < GATHER_WORTH || relay->slow_count)
-        return 0;
-    uint64_t waited_ns = monotonic_ns() - relay->oldest_ns;
-    if (waited_ns >= relay->gather_ns)
-        return 0;
-    struct timespec rest = {.tv_nsec = (long)(relay->gather_ns - waited_ns)};
-    if (clock_nanosleep(CLOCK_MONOTONIC, 0, &rest, NULL) != 0)
-        return 0;
-    relay->ready = (1u << relay->udp_fd_count) - 1;
-    return 1;
+    struct timespec while_ns = {.tv_nsec = (long)relay->gather_ns};
+    look_at_all(relay);
+    return clock_nanosleep(CLOCK_MONOTONIC, 0, &while_ns, NULL) == 0;
 }
 
 /* 0: nothing came in time, or a signal did. */
@@ -105,6 +107,17 @@ static int wait_for_datagrams(struct ek_relay *relay, uint64_t deadline_ns)
     return n > 0;
 }
 
+/* The queues are empty: wait in the way that the load asks for. A gather that
+ * brought nothing is followed by a poll, and so ends with the load. */
+static int rest(struct ek_relay *relay, uint64_t deadline_ns)
+{
+    uint32_t received = relay->received;
+    relay->received = 0;
+    if (received && relay->gather_expected >= GATHER_WORTH)
+        return gather(relay);
+    return wait_for_datagrams(relay, deadline_ns);
+}
+
 /* One batch from each socket that may have one. 1: some may have more. */
 static int receive_round(struct ek_relay *relay)
 {
@@ -116,7 +129,8 @@ static int receive_round(struct ek_relay *relay)
             return n;
         if (n < EK_RELAY_BATCH)
             relay->ready &= ~(1u << i);
-        measure_rate(relay, n > 0 ? (uint32_t)n : 0);
+        if (n > 0)
+            measure_rate(relay, (uint32_t)n);
     }
     return relay->ready != 0;
 }
@@ -129,32 +143,30 @@ int ek_relay_poll(struct ek_relay *relay, int timeout_ms)
 {
     relay->slow_count = 0;
     uint64_t deadline_ns = monotonic_ns() + (uint64_t)(timeout_ms > 0 ? timeout_ms : 0) * 1000000u;
-    if (!relay->ready && !wait_for_datagrams(relay, deadline_ns)) {
-        commit_counts(relay);
-        return 0;
-    }
-    for (uint32_t round = 0;; round++) {
+    int go_on = 1;
+    if (relay->ready)
+        look_at_all(relay);
+    else
+        go_on = wait_for_datagrams(relay, deadline_ns);
+    for (uint32_t round = 0; go_on; round++) {
         int more = receive_round(relay);
         if (more < 0) {
             flush(relay);
             return more;
         }
-        if (more) {
-            int late = relay->now_ns >= deadline_ns ||
-                       (relay->slow_count && round >= EK_RELAY_ROUNDS_BEFORE_SLOW);
-            if (late || (relay->oldest_ns && relay->now_ns - relay->oldest_ns >= EK_RELAY_HOLD_NS))
-                flush(relay);
-            if (late)
-                break;
+        if (!more) {
+            flush(relay);
+            go_on = !relay->slow_count && relay->now_ns < deadline_ns && rest(relay, deadline_ns);
             continue;
         }
-        if (gather(relay))
-            continue;
-        flush(relay);
-        if (relay->slow_count || relay->now_ns >= deadline_ns ||
-            !wait_for_datagrams(relay, deadline_ns))
-            break;
+        if (relay->now_ns - relay->looked_ns >= EK_RELAY_HOLD_NS) {
+            flush(relay);
+            look_at_all(relay);
+        }
+        go_on = relay->now_ns < deadline_ns &&
+                !(relay->slow_count && round >= EK_RELAY_ROUNDS_BEFORE_SLOW);
     }
+    ek_relay_flush(relay);
     count_overflow(relay);
     commit_counts(relay);
     return (int)relay->slow_count;

@@ -20,11 +20,15 @@
 /* Requests for Python per poll. One costs it about 0.1 ms, so a flood of forged
  * checks takes a few milliseconds at most; a client repeats a dropped check. */
 #define EK_RELAY_SLOW_ITEMS 32
+/* From one receive buffer to the next: an odd number of cache lines, or the heads
+ * of all of them would share a few of the cache's sets. */
+#define EK_RELAY_STRIDE_BYTES (EK_MAX_DATAGRAM_BYTES + EK_CACHE_LINE_BYTES)
 /* Room for both cmsgs that the sockets may be set to send, with slack. */
 #define EK_RELAY_CONTROL_BYTES 128
 /* Batches in a row before Python gets its slow items though more is queued. */
 #define EK_RELAY_ROUNDS_BEFORE_SLOW 16
-/* A record waits no longer than this for others while datagrams pour in. */
+/* While one socket pours: a record waits no longer for others, nor do the other
+ * sockets wait to be looked at. */
 #define EK_RELAY_HOLD_NS 500000
 #define EK_RELAY_COUNTERS 32
 
@@ -71,7 +75,9 @@ struct ek_relay {
     struct ek_key_ring keys;
 
     uint64_t now_ns;                   /* of the batch in hand */
-    uint64_t oldest_ns;                /* of the records not yet sent; 0: none */
+    uint64_t looked_ns;                /* when all sockets were last looked at */
+    uint32_t received;                 /* datagrams since the last rest */
+    uint32_t reserved;
     uint64_t rate_since_ns;
     uint32_t rate_count;
     uint32_t gather_expected;          /* datagrams per gather_ns, lately */
@@ -92,7 +98,7 @@ struct ek_relay {
     struct mmsghdr tx_headers[EK_RELAY_DESTINATIONS];
     struct iovec tx_iovecs[EK_RELAY_DESTINATIONS];
     _Alignas(EK_CACHE_LINE_BYTES) uint8_t rx_control[EK_RELAY_BATCH][EK_RELAY_CONTROL_BYTES];
-    _Alignas(EK_CACHE_LINE_BYTES) uint8_t rx_datagrams[EK_RELAY_BATCH][EK_MAX_DATAGRAM_BYTES];
+    _Alignas(EK_CACHE_LINE_BYTES) uint8_t rx_datagrams[EK_RELAY_BATCH][EK_RELAY_STRIDE_BYTES];
     struct ek_slow_item slow[EK_RELAY_SLOW_ITEMS];
     uint8_t *hop_datagrams;            /* destinations' datagrams, touched when used */
 };

@@ -82,8 +82,6 @@ void ek_relay_queue(struct ek_relay *relay, uint8_t worker, const struct ek_hop_
         destination->record_count = 0;
         destination->t_recv_ns = relay->now_ns;
         relay->open[relay->open_count++] = (uint16_t)(destination - relay->destinations);
-        if (!relay->oldest_ns)
-            relay->oldest_ns = relay->now_ns;
     }
     destination->bytes +=
         (uint32_t)ek_hop_encode_record(destination->datagram + destination->bytes, record);
@@ -138,5 +136,4 @@ void ek_relay_flush(struct ek_relay *relay)
         }
     }
     relay->open_count = 0;
-    relay->oldest_ns = 0;
 }

@@ -453,6 +453,17 @@ def test_poll_ends_in_time_under_load(rig: RelayRig) -> None:
     assert len(rig.records()) == 500
 
 
+def test_one_full_socket_does_not_starve_the_other(rig: RelayRig) -> None:
+    full, other = rig.connect(slot=1), rig.client(socket.AF_INET6)
+    for _ in range(200):
+        full.send(RTP)
+    rig.poll(0)
+    assert rig.counter(Counter.RX_DATAGRAMS) < 200
+    other.send(RTP)
+    assert rig.delta(lambda: rig.poll(0))[Counter.DROP_UNKNOWN_FLOW] == 1
+    rig.serve(201 + 1 - rig.counter(Counter.RX_DATAGRAMS))
+
+
 def test_poll_frees_the_gil(rig: RelayRig) -> None:
     ended: list[float] = []
 
