@@ -13,23 +13,26 @@ def _backend(what: str, backend: str, message: str) -> bytes:
     return orjson.dumps({"type": f"earshot.backend.{what}", "backend": backend, "message": message})
 
 
-def backend_unavailable(backend: str, message: str) -> bytes:
+def backend_unavailable(backend: str) -> bytes:
     """Nobody listens on the backend's socket; it is tried again."""
+    message = "The backend is not running. The call goes on, and it is tried again."
     return _backend("unavailable", backend, message)
 
 
-def backend_ready(backend: str, message: str = "") -> bytes:
-    """The backend answered READY."""
-    return _backend("ready", backend, message)
+def backend_ready(backend: str) -> bytes:
+    """The backend answered READY after it had been away."""
+    return _backend("ready", backend, "The backend is there.")
 
 
-def backend_refused(backend: str, message: str) -> bytes:
+def backend_refused(backend: str) -> bytes:
     """The backend answered what the edge cannot serve."""
+    message = "The backend answered what the edge cannot serve. It is tried again."
     return _backend("refused", backend, message)
 
 
-def backend_lost(backend: str, message: str) -> bytes:
+def backend_lost(backend: str) -> bytes:
     """The backend went away during the call; it is tried again."""
+    message = "The backend went away. The call goes on, and it is tried again."
     return _backend("lost", backend, message)
 
 

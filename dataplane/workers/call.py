@@ -81,6 +81,7 @@ class Call:
         self._config = config
         self._channels: DataChannels | None = None
         self._held_events: list[bytes] = []
+        self._unsent_events: list[bytes] = []
         self._uplink_sample = 0
         self._told_unavailable = False
         self.link = BackendLink(
@@ -178,7 +179,8 @@ class Call:
         elif state in _BACKEND_EVENTS and not self._told_unavailable:
             self._told_unavailable = True
             log.warning("backend.unavailable", call=self.call_id, detail=detail)
-            self._send_to_client(_BACKEND_EVENTS[state](self.status.backend_name, detail))
+            # Without the detail: a path of this machine is the operator's to know.
+            self._send_to_client(_BACKEND_EVENTS[state](self.status.backend_name))
 
     def _backend_ready(self, ready: Ready, now_ns: int) -> None:
         session = self.session
@@ -234,6 +236,8 @@ class Call:
             self.link.send(frame)
 
     def _state_changed(self, state: State, now_ns: int) -> None:
+        if state is State.ENDED:
+            return  # told with its reason, in one writing: _ended
         self.status.state(CallState[state.name], now_ns)
         if state is State.CONNECTED:
             self._edge.count(Counter.CALLS_STARTED)
@@ -262,6 +266,9 @@ class Call:
             send=self._send_channel_data,
             on_text=self._client_text,
         )
+        unsent, self._unsent_events = self._unsent_events, []
+        for event in unsent:
+            self._send_to_client(event)
 
     def _send_channel_data(self, data: bytes) -> None:
         # aiortc's timers call this too, outside of any input of ours.
@@ -285,3 +292,6 @@ class Call:
     def _send_to_client(self, event: bytes) -> None:
         if self._channels is not None:
             self._channels.send_text(event.decode(errors="replace"))
+        elif self._config.sctp_port and len(self._unsent_events) < EVENTS_HELD:
+            # The backend may fail before DTLS has carried the first channel.
+            self._unsent_events.append(event)

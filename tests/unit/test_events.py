@@ -14,11 +14,11 @@ def test_backend_events_name_the_backend() -> None:
         "refused": events.backend_refused,
         "lost": events.backend_lost,
     }.items():
-        assert json.loads(make("echo", 'said "no"')) == {
-            "type": f"earshot.backend.{what}",
-            "backend": "echo",
-            "message": 'said "no"',
-        }
+        event = json.loads(make("echo"))
+        assert event["type"] == f"earshot.backend.{what}"
+        assert event["backend"] == "echo"
+        # It is for the client: no path of this machine, no error text of its own.
+        assert "/" not in event["message"]
 
 
 def test_output_audio_buffer_events_as_realtime_clients_know_them() -> None:
