@@ -216,8 +216,8 @@ class Peer:
 
     def aim(self, host: str, port: int) -> None:
         """Sends to that address, and takes datagrams from it alone, from now on."""
-        self.remote = (host, port)
         self.sock.connect((host, port))
+        self.remote = (host, port)
 
     def start_dtls(self) -> None:
         """Readies DTLS in the role that the answer leaves us: the server's for setup:active."""
@@ -339,6 +339,9 @@ class Peer:
     def _on_readable(self) -> None:
         while True:
             try:
+                if self.remote is None:
+                    self._answer_early(*self.sock.recvfrom(DATAGRAM_BYTES))
+                    continue
                 datagram = self.sock.recv(DATAGRAM_BYTES)
             except (BlockingIOError, ConnectionRefusedError):
                 return
@@ -367,6 +370,11 @@ class Peer:
                 self._flush_dtls()
         else:
             raise BadPacket("drop_demux")
+
+    def _answer_early(self, datagram: bytes, source: tuple[str, int]) -> None:
+        """A full ICE agent checks us as soon as it has our offer: before we have its answer."""
+        if reply := answer_check(datagram, source[:2], self.pwd):
+            self.sock.sendto(reply, source)
 
     def _handle_stun(self, datagram: bytes, now_ns: int) -> None:
         answer = self._require_answer()

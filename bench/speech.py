@@ -112,4 +112,4 @@ def voice_packets(seconds: float) -> tuple[bytes, ...]:
 def libopus_version() -> str:
     """For the report."""
     library = find_libopus()
-    return f"{library.version} ({library.source})"
+    return f"{library.version.removeprefix('libopus ')} ({library.source})"

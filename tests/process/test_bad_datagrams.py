@@ -1,4 +1,4 @@
-"""Bad datagrams by the hundred thousand at the public port, in the middle of a call.
+"""Bad datagrams by the million at the public port, in the middle of a call.
 
 Nothing else may happen than counting: the call's audio stays bit-exact, every
 datagram is accounted for exactly once, no process exits and none grows.
@@ -42,7 +42,10 @@ MAY_GROW_BYTES = 6 << 20
 
 @pytest.mark.parametrize(
     "count",
-    [100_000, pytest.param(1_000_000, marks=[pytest.mark.soak, pytest.mark.timeout(900)])],
+    [
+        pytest.param(1_000_000, marks=pytest.mark.timeout(600)),
+        pytest.param(10_000_000, marks=[pytest.mark.soak, pytest.mark.timeout(3600)]),
+    ],
 )
 async def test_bad_datagrams_are_counted_and_nothing_else_happens(
     tmp_path: Path, count: int
