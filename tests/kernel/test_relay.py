@@ -3,8 +3,10 @@ exactly once."""
 
 from __future__ import annotations
 
+import collections
 import errno
 import os
+import random
 import socket
 import threading
 import time
@@ -16,6 +18,7 @@ import pytest
 from dataplane.kernel import binding
 from dataplane.kernel.binding import SlowItem
 from dataplane.proto.address import Address
+from dataplane.proto.demux import Demux, classify
 from dataplane.proto.hop import HOP_DTLS, HOP_NEW_FLOW, HOP_RTP, HOP_STUN
 from dataplane.shm.enums import Counter, SessionState
 from dataplane.shm.sessions import Ident
@@ -328,6 +331,73 @@ def test_eviction_is_counted_and_heals(tables: TestTables) -> None:
     rig.close()
 
 
+def mutated(choose: random.Random, seeds: list[bytes]) -> bytes:
+    """A seed with some bytes changed, its end cut off or grown, or plain noise."""
+    data = bytearray(choose.choice(seeds))
+    for _ in range(choose.randrange(4)):
+        if data:
+            data[choose.randrange(len(data))] = choose.choice([0, 1, 20, 128, 255, 64])
+    match choose.randrange(4):
+        case 0:
+            del data[choose.randrange(len(data) + 1) :]
+        case 1:
+            data += choose.randbytes(choose.choice([1, 4, 100, 2100]))
+        case 2:
+            data = bytearray(choose.randbytes(choose.randrange(200)))
+    return bytes(data)
+
+
+STUN_ENDS = [
+    Counter.FORWARDED,
+    Counter.DROP_STUN_MALFORMED,
+    Counter.DROP_STUN_NOT_REQUEST,
+    Counter.DROP_STUN_NO_USERNAME,
+    Counter.DROP_STUN_FOREIGN_UFRAG,
+]
+
+
+def expected_end(datagram: bytes, known: bool) -> Counter:
+    """The verdict in Python, for a flow to slot 1 or an unknown address."""
+    if not datagram:
+        return Counter.DROP_EMPTY
+    if len(datagram) > 2048:
+        return Counter.DROP_OVERSIZE
+    match classify(datagram):
+        case Demux.NONE:
+            return Counter.DROP_DEMUX
+        case Demux.STUN:
+            verdict, _ = binding.stun_peek(datagram, binding.KeyRing(mac_keys()))
+            if STUN_ENDS[verdict] is Counter.FORWARDED and not known:
+                return Counter.DROP_STUN_BAD_INTEGRITY
+            return STUN_ENDS[verdict]
+    return Counter.FORWARDED if known else Counter.DROP_UNKNOWN_FLOW
+
+
+def test_bad_datagrams_end_as_the_verdict_in_python_says(rig: RelayRig) -> None:
+    """Mutated, cut and random ones, between a call's own, which loses nothing."""
+    choose = random.Random(20261122)
+    known, unknown = rig.connect(slot=1), rig.client()
+    forged = check(ufrag_text(slot=1), pwd="x" * 24)
+    expected: collections.Counter[Counter] = collections.Counter()
+
+    def act() -> None:
+        for _ in range(100):
+            for client in (known, unknown):
+                for _ in range(10):
+                    datagram = mutated(choose, [forged, RTP, DTLS, message()])
+                    client.send(datagram)
+                    expected[expected_end(datagram, client is known)] += 1
+            rig.serve(20)
+
+    moved = rig.delta(act)
+    assert moved.pop(Counter.SLOW_PATH) == expected[Counter.DROP_STUN_BAD_INTEGRITY] > 0
+    assert moved.pop(Counter.RX_DATAGRAMS) == 2000
+    assert len(rig.records()) == expected[Counter.FORWARDED]
+    moved.pop(Counter.HOP_TX_DATAGRAMS)
+    assert moved == dict(expected)
+    assert len(list(rig.flows.items())) == 1
+
+
 # --- routes and sending
 
 
@@ -370,7 +440,8 @@ def test_sessions_of_another_node_are_its_own_business(rig: RelayRig) -> None:
     assert [(r.node_id, r.slot, r.generation) for r in records] == [(55, 0xFFFFFF, 5)] * 2
 
 
-def test_a_send_that_fails_is_counted_per_record(rig: RelayRig) -> None:
+@pytest.mark.parametrize("lost_first", [True, False])
+def test_a_send_that_fails_is_counted_per_record(rig: RelayRig, lost_first: bool) -> None:
     """ENETUNREACH or EACCES of the one transceiver; the other's records go on,
     and the lost ones leave a gap in its record index."""
     lost, kept = rig.connect(slot=1, worker=0), rig.connect(slot=2, worker=1)
@@ -379,8 +450,8 @@ def test_a_send_that_fails_is_counted_per_record(rig: RelayRig) -> None:
 
     def act() -> None:
         for _ in range(3):
-            lost.send(RTP)
-            kept.send(RTP)
+            for client in (lost, kept) if lost_first else (kept, lost):
+                client.send(RTP)
         rig.serve(6)
 
     moved = rig.delta(act)
