@@ -15,11 +15,25 @@ from aiortc.rtcdatachannel import RTCDataChannel
 from aiortc.rtcdtlstransport import RTCDtlsTransport
 from aiortc.rtcsctptransport import RTCSctpCapabilities, RTCSctpTransport
 
+from dataplane.proto.sctp_packet import is_acceptable
+
 EVENTS_LABEL = "oai-events"
 """The channel that events go out on when the client opened several."""
 
 BUFFERED_LIMIT_BYTES = 1 << 20
 """Events beyond this wait for nobody: a client that does not read loses them."""
+BUFFERED_LIMIT = 8192
+"""The same, in messages."""
+
+UNSENT_LIMIT = 64
+"""Events that wait for a channel to open."""
+UNSENT_LIMIT_CHARS = 1 << 18
+
+MAX_STREAMS = 64
+"""An honest page has a channel or two. A stream or channel costs a few kilobytes."""
+MAX_HELD_CHUNKS = 512
+"""Parts of messages that are not complete: two messages of the length that we announce.
+aiortc walks them all for each chunk that comes."""
 
 
 class DtlsPort:
@@ -64,31 +78,58 @@ class DataChannels:
         self._sctp.on("datachannel", self._opened)
         self._channels: list[RTCDataChannel] = []
         self._unsent: list[str] = []
+        self._closed = False
         self.dropped = 0
         _step(self._sctp.start(RTCSctpCapabilities(maxMessageSize=max_message_bytes), remote_port))
 
     def handle_data(self, data: bytes) -> None:
         """One SCTP packet that DTLS decrypted. Whatever it provokes ends here."""
-        if self._port.receiver is None:
+        if self._closed:
+            return
+        if not is_acceptable(data, self._sctp._last_received_tsn):
+            self.dropped += 1
             return
         try:
             _step(self._sctp._handle_data(data))
         except Exception:
             # aiortc asserts on the peer's behaviour; it is this call's peer.
             self.dropped += 1
+        if self._sctp._association_state is RTCSctpTransport.State.CLOSED or self._is_too_much():
+            self.close()
+
+    def _is_too_much(self) -> bool:
+        """Whether the client made aiortc keep more than an honest one does: aiortc keeps to none
+        of the bounds that it announces."""
+        sctp = self._sctp
+        streams = sctp._inbound_streams.values()
+        return (
+            len(streams) > MAX_STREAMS
+            or len(sctp._data_channels) > MAX_STREAMS
+            or sum(len(stream.reassembly) for stream in streams) > MAX_HELD_CHUNKS
+            or len(sctp._sack_duplicates) > MAX_HELD_CHUNKS
+            or len(sctp._data_channel_queue) > 2 * BUFFERED_LIMIT
+        )
 
     def send_text(self, text: str) -> bool:
         """Send on the events channel; False if it had to be thrown away.
 
-        Before any channel is open, up to 64 messages wait for one."""
+        Before any channel is open, some messages wait for one."""
         channel = self._events_channel()
         if channel is None:
-            if len(self._unsent) >= 64:
+            waiting = sum(map(len, self._unsent)) + len(text)
+            if (
+                self._closed
+                or len(self._unsent) >= UNSENT_LIMIT
+                or (self._unsent and waiting > UNSENT_LIMIT_CHARS)
+            ):
                 self.dropped += 1
                 return False
             self._unsent.append(text)
             return True
-        if channel.bufferedAmount > BUFFERED_LIMIT_BYTES:
+        if (
+            channel.bufferedAmount > BUFFERED_LIMIT_BYTES
+            or len(self._sctp._data_channel_queue) > BUFFERED_LIMIT
+        ):
             self.dropped += 1
             return False
         try:
@@ -99,12 +140,23 @@ class DataChannels:
         return True
 
     def close(self) -> None:
-        """Abort the association and stop its timers."""
+        """Abort the association and stop its timers, for good."""
+        if self._closed:
+            return
+        self._closed = True
+        sctp = self._sctp
         try:
-            _step(self._sctp.stop())
+            _step(sctp.stop())
         finally:
             self._port.state = "closed"
             self._channels.clear()
+            self._unsent.clear()
+            # A task of aiortc's that is under way, or a packet that follows an ABORT, would
+            # start T3 again for what is still unsent, and T3 never gives up.
+            sctp._t3_cancel()
+            sctp._sent_queue.clear()
+            sctp._outbound_queue.clear()
+            sctp._forward_tsn_chunk = None
 
     def _events_channel(self) -> RTCDataChannel | None:
         open_channels = [c for c in self._channels if c.readyState == "open"]
