@@ -12,6 +12,7 @@ from dataplane.kernel import binding
 from dataplane.shm.enums import RegionKind
 from dataplane.shm.names import SegmentNames
 from dataplane.shm.segment import Segment, create_segment, unlink
+from tests.kernel.rig import RelayRig
 from tests.kernel.tables import TestTables
 
 
@@ -29,3 +30,11 @@ def tables() -> Iterator[TestTables]:
     yield TestTables(names, boot_id, make)
     for segment in made:
         unlink(segment.name)
+
+
+@pytest.fixture
+def rig(tables: TestTables) -> Iterator[RelayRig]:
+    made = RelayRig(tables)
+    yield made
+    made.close()
+    made.assert_balanced()

@@ -22,6 +22,10 @@ from tests.kernel.stun_messages import KEYS, check, mac_keys, ufrag_text
 from tests.kernel.tables import TestTables, config
 
 NODE_ID = 1
+RTP = b"\x80\x6f" + b"r" * 100
+DTLS = b"\x16\xfe\xfd" + b"d" * 60
+LOOPBACK4 = Address.from_text("127.0.0.1", 0).ip
+LOOPBACK6 = Address.from_text("::1", 0).ip
 RELAY_DROPS = [c for c in Counter if Counter.DROP_EMPTY <= c <= Counter.DROP_HOP_SEND]
 DEADLINE_S = 10.0
 
@@ -179,6 +183,10 @@ class RelayRig:
 
     def records(self, worker: int = 0) -> list[HopRecord]:
         return [record for _, records in self.hop_datagrams(worker) for record in records]
+
+
+def address_of(sock: socket.socket) -> Address:
+    return Address.from_text(*sock.getsockname()[:2])
 
 
 def wait_until(done: Callable[[], bool]) -> None:

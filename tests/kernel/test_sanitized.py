@@ -66,7 +66,8 @@ def test_relay_and_tables_under_sanitizers(tmp_path: Path) -> None:
         "ASAN_OPTIONS": "detect_leaks=0",
         "EARSHOT_TEST_KERNEL": str(next(tmp_path.glob("*.so"))),
     }
-    tests = [f"tests/kernel/test_{name}.py" for name in ("relay", "tables", "flow_table")]
+    names = ("relay", "relay_refusals", "relay_loop", "tables", "flow_table")
+    tests = [f"tests/kernel/test_{name}.py" for name in names]
     plugins = ["-p", "tests.kernel.other_kernel", "-p", "no:cacheprovider"]
     command = [sys.executable, "-m", "pytest", *plugins, *tests]
     result = subprocess.run(
