@@ -143,7 +143,7 @@ class Start:
 
     session_id: str
     backend: str
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] | orjson.Fragment = field(default_factory=dict)
     client_address: str = ""
     rates: tuple[int, ...] = RATES
     formats: tuple[str, ...] = FORMATS
@@ -159,7 +159,7 @@ class Start:
                     "backend": self.backend,
                     "rates": self.rates,
                     "formats": self.formats,
-                    "options": dict(self.options),
+                    "options": self.options,
                     "client": {"address": self.client_address},
                 }
             ),

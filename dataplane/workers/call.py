@@ -44,7 +44,9 @@ _BACKEND_EVENTS = {
 }
 
 EVENTS_HELD = 64
-"""Client events that wait for a backend that is not ready."""
+EVENTS_HELD_BYTES = 1 << 20
+"""Events of the client that wait for a backend that is not ready, and the other way about for
+a client that is not connected."""
 
 
 class Edge(Protocol):
@@ -57,6 +59,8 @@ class Edge(Protocol):
     def call_ended(self, call: Call) -> None: ...
 
     def count(self, counter: Counter, n: int = 1) -> None: ...
+
+    def broken(self, call: Call) -> None: ...
 
 
 class Call:
@@ -82,6 +86,7 @@ class Call:
         self._channels: DataChannels | None = None
         self._held_events: list[bytes] = []
         self._unsent_events: list[bytes] = []
+        self._over = False
         self._uplink_sample = 0
         self._told_unavailable = False
         self.link = BackendLink(
@@ -89,7 +94,7 @@ class Call:
             Start(
                 session_id=config.call_id,
                 backend=backend.name,
-                options=orjson.loads(config.options) if config.options else {},
+                options=orjson.Fragment(config.options or b"{}"),
                 client_address=status.client_text,
             ).encode(),
             self,
@@ -118,7 +123,7 @@ class Call:
         self._drain(now_ns)
 
     def next_timeout(self) -> int | None:
-        return self.session.next_timeout()
+        return None if self._over else self.session.next_timeout()
 
     def end(self, reason: EndReason, detail: str) -> None:
         """End the call for the edge's own reason."""
@@ -126,17 +131,33 @@ class Call:
         self.session.end(reason.name.lower(), detail, now_ns)
         self._drain(now_ns)
 
+    def end_broken(self, detail: str) -> None:
+        """End the call after a bug of ours has left it in no state that we know of."""
+        try:
+            self.end(EndReason.INTERNAL_ERROR, detail)
+        except Exception:
+            log.exception("call.end_failed", call=self.call_id)
+        self._ended(Ended("internal_error", detail), time.monotonic_ns())
+
     # --- from the backend (BackendHandler) ---
 
     def backend_frame(self, frame_type: int, payload: bytes) -> None:
         """One frame. Raises BadPacket when its content cannot be used."""
+        try:
+            self._backend_frame(frame_type, payload)
+        except BadPacket:
+            raise
+        except Exception:
+            self._edge.broken(self)
+
+    def _backend_frame(self, frame_type: int, payload: bytes) -> None:
         frame = parse_payload(frame_type, payload)
         if frame is None:
             return
         now_ns = time.monotonic_ns()
         if isinstance(frame, Ready):
             self._backend_ready(frame, now_ns)
-        elif self.link.state is not BackendState.READY:
+        elif self.link.state is not BackendState.READY and not isinstance(frame, Stop):
             raise BadPacket("backend_bad_frame", "a frame before READY")
         else:
             self._backend_says(frame, now_ns)
@@ -233,7 +254,9 @@ class Call:
         if downlink is None:
             return
         for frame in downlink.poll_backend_frames():
-            self.link.send(frame)
+            # A successor is told nothing of what its predecessor said.
+            if self.link.state is BackendState.READY:
+                self.link.send(frame)
 
     def _state_changed(self, state: State, now_ns: int) -> None:
         if state is State.ENDED:
@@ -246,13 +269,16 @@ class Call:
                 self._open_channels()
 
     def _ended(self, event: Ended, now_ns: int) -> None:
+        if self._over:
+            return
+        self._over = True
+        self.status.ended(EndReason[event.reason.upper()], event.detail, now_ns)
+        self._edge.call_ended(self)
+        self._edge.count(Counter.CALLS_ENDED)
+        log.info("call.ended", call=self.call_id, reason=event.reason, detail=event.detail)
         self.link.close(Stop(event.reason).encode())
         if self._channels is not None:
             self._channels.close()
-        self.status.ended(EndReason[event.reason.upper()], event.detail, now_ns)
-        self._edge.count(Counter.CALLS_ENDED)
-        log.info("call.ended", call=self.call_id, reason=event.reason, detail=event.detail)
-        self._edge.call_ended(self)
 
     # --- data channels ---
 
@@ -286,12 +312,21 @@ class Call:
         frame = Event(text.encode()).encode()
         if self.link.state is BackendState.READY:
             self.link.send(frame)
-        elif len(self._held_events) < EVENTS_HELD:
-            self._held_events.append(frame)
+        else:
+            _hold(self._held_events, frame)
 
     def _send_to_client(self, event: bytes) -> None:
         if self._channels is not None:
             self._channels.send_text(event.decode(errors="replace"))
-        elif self._config.sctp_port and len(self._unsent_events) < EVENTS_HELD:
+        elif self._config.sctp_port:
             # The backend may fail before DTLS has carried the first channel.
-            self._unsent_events.append(event)
+            _hold(self._unsent_events, event)
+
+
+def _hold(events_held: list[bytes], event: bytes) -> None:
+    """Keep one more event, if there is room."""
+    if (
+        len(events_held) < EVENTS_HELD
+        and sum(map(len, events_held)) + len(event) <= EVENTS_HELD_BYTES
+    ):
+        events_held.append(event)

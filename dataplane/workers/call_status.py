@@ -9,6 +9,7 @@ from dataplane.shm.enums import BackendState, CallState, EndReason
 from dataplane.shm.status import StatusWriter
 
 PUBLISH_INTERVAL_NS = 500_000_000
+_U32_MAX = 0xFFFFFFFF
 
 
 class CallStatus:
@@ -33,6 +34,7 @@ class CallStatus:
         self.client_text = str(client)
         self.audio_dropped = 0
         self._published_ns = 0
+        self._disowned = False
         f = writer.fields
         f.generation = generation
         f.incarnation = incarnation
@@ -43,28 +45,36 @@ class CallStatus:
         self._set_address(f.client, client)
         self._set_address(f.local, Address(local_ip, udp_port, client.transport))
 
+    def disown(self) -> None:
+        """The row is another call's by now: write it no more."""
+        self._disowned = True
+
+    def _publish(self) -> None:
+        if not self._disowned:
+            self._writer.publish()
+
     def state(self, state: CallState, now_ns: int) -> None:
-        """The call moved on."""
+        """The call moved on. For its end, see ended: nobody may see that without the reason."""
         f = self._writer.fields
         f.state = state
         if state is CallState.DTLS:
             f.dtls_started_ns = now_ns
         elif state is CallState.CONNECTED:
             f.connected_ns = now_ns
-        self._writer.publish()
+        self._publish()
 
     def backend(self, state: BackendState, detail: str) -> None:
         """The backend's state moved; detail says why, in words."""
         f = self._writer.fields
         f.backend_state = state
         self._set_detail(detail)
-        self._writer.publish()
+        self._publish()
 
     def ready(self, now_ns: int) -> None:
         """The backend's (first) READY was accepted."""
         f = self._writer.fields
         f.backend_ready_ns = f.backend_ready_ns or now_ns
-        self._writer.publish()
+        self._publish()
 
     def ended(self, reason: EndReason, detail: str, now_ns: int) -> None:
         """The last word on this call."""
@@ -73,7 +83,7 @@ class CallStatus:
         f.end_reason = reason
         f.ended_ns = now_ns
         self._set_detail(detail)
-        self._writer.publish()
+        self._publish()
 
     def drop(self) -> None:
         """A datagram of this call was thrown away."""
@@ -81,7 +91,7 @@ class CallStatus:
 
     def playout_lateness(self, lateness_ns: int) -> None:
         """How long after its deadline the last frame was sent."""
-        self._writer.fields.playout_delay_us = max(0, lateness_ns) // 1000
+        self._writer.fields.playout_delay_us = _microseconds(lateness_ns)
 
     def refresh(self, session: MediaSession, relay: int, now_ns: int) -> None:
         """Copy the figures if it is time."""
@@ -101,11 +111,11 @@ class CallStatus:
         f.packets_sent = session.packets_sent
         f.bytes_sent = session.bytes_sent
         f.audio_dropped_frames = self.audio_dropped
-        f.uplink_delay_us = session.uplink_delay_ns // 1000
+        f.uplink_delay_us = _microseconds(session.uplink_delay_ns)
         if session.dtls is not None:
             f.srtp_profile = session.dtls.srtp_profile or 0
         self._refresh_media(session)
-        self._writer.publish()
+        self._publish()
 
     def _refresh_media(self, session: MediaSession) -> None:
         f = self._writer.fields
@@ -117,14 +127,14 @@ class CallStatus:
             f.packets_late = stats.late
             f.packets_duplicate = stats.duplicate
             f.samples_concealed = stats.concealed_samples
-            f.jitter_us = stats.jitter_ns // 1000
+            f.jitter_us = _microseconds(stats.jitter_ns)
         if session.downlink is not None:
             f.playout_queue_ms = session.downlink.queued_ms
         reports = session.reports
-        f.rtt_us = reports.rtt_ns // 1000
+        f.rtt_us = _microseconds(reports.rtt_ns)
         f.remote_packets_lost = reports.remote_lost
         f.remote_fraction_lost = reports.remote_fraction_lost
-        f.remote_jitter_us = reports.remote_jitter_ns // 1000
+        f.remote_jitter_us = _microseconds(reports.remote_jitter_ns)
 
     def _set_detail(self, detail: str) -> None:
         encoded = detail.encode(errors="replace")[:95]
@@ -135,3 +145,8 @@ class CallStatus:
         field.ip = address.ip  # type: ignore[attr-defined]
         field.port = address.port  # type: ignore[attr-defined]
         field.transport = address.transport  # type: ignore[attr-defined]
+
+
+def _microseconds(ns: int) -> int:
+    """As the table holds it. Clients choose timestamps and reports, so any value may come."""
+    return min(max(0, ns) // 1000, _U32_MAX)

@@ -54,6 +54,9 @@ HOP_READS_PER_WAKEUP = 16
 SWEEP_S = 0.02
 """How soon a hang-up in the session table is seen."""
 HEARTBEAT_NS = 500_000_000
+STALL_NS = 500_000_000
+"""After standing still for so long, first see which calls are still ours: the control plane gives
+the slot of a call away a second after it has seen its end, at the earliest."""
 PLAYOUT_LATE_NS = 5_000_000
 REFUSALS_PER_S = 200
 
@@ -97,6 +100,7 @@ class Transceiver:
         self._records_seen: dict[tuple[int, int], int] = {}
         self._refusals_left = REFUSALS_PER_S
         self._heartbeat_ns = 0
+        self._swept_ns = time.monotonic_ns()
         self._timers: Timers[Call] = Timers(self._fire)
         self._relay = 0
 
@@ -118,7 +122,8 @@ class Transceiver:
         self._timers.schedule(call)
 
     def call_ended(self, call: Call) -> None:
-        self._calls.pop(call.slot, None)
+        if self._calls.get(call.slot) is call:
+            del self._calls[call.slot]
 
     def count(self, counter: Counter, n: int = 1) -> None:
         self._row.count(counter, n)
@@ -127,6 +132,7 @@ class Transceiver:
 
     def hop_readable(self) -> None:
         """Handle a bounded number of hop datagrams."""
+        self._sweep_after_stall(time.monotonic_ns())
         for _ in range(HOP_READS_PER_WAKEUP):
             try:
                 datagram = self._hop.recv(HOP_DATAGRAM_BYTES)
@@ -160,8 +166,10 @@ class Transceiver:
 
     def _handle_record(self, record: HopRecord, arrival_ns: int, now_ns: int) -> None:
         call = self._calls.get(record.slot)
+        if call is not None and call.generation != record.generation:
+            call = None
         try:
-            if call is None or call.generation != record.generation:
+            if call is None:
                 self._start_call(record, arrival_ns, now_ns)
             else:
                 call.handle_record(record, _kind(record), arrival_ns, now_ns)
@@ -171,17 +179,18 @@ class Transceiver:
             if call is not None:
                 call.status.drop()
         except Exception:
-            self._broken(call)
+            self.broken(call)
         else:
             self._row.count(Counter.RECORDS_HANDLED)
 
     def _fire(self, call: Call, now_ns: int) -> None:
+        self._sweep_after_stall(now_ns)
         try:
             call.handle_timer(now_ns)
             call.status.refresh(call.session, self._relay, now_ns)
             self._count_playout(call)
         except Exception:
-            self._broken(call)
+            self.broken(call)
 
     def _count_playout(self, call: Call) -> None:
         downlink = call.session.downlink
@@ -194,12 +203,11 @@ class Transceiver:
             self._row.count(Counter.PLAYOUT_LATE, late)
             call.status.playout_lateness(lateness_ns[-1])
 
-    def _broken(self, call: Call | None) -> None:
+    def broken(self, call: Call | None) -> None:
         """A bug of ours met one call: that call ends, the others go on."""
         log.exception("call.internal_error", call=call.call_id if call else "")
         if call is not None:
-            self._calls.pop(call.slot, None)
-            call.end(EndReason.INTERNAL_ERROR, "internal error; see the log")
+            call.end_broken("internal error; see the log")
 
     def _drop(self, bad: BadPacket) -> None:
         self._row.count(Counter[bad.reason.upper()])
@@ -250,6 +258,10 @@ class Transceiver:
         if session.state is State.NEW:  # a proven request, answered with an error
             self._send_all(session)
             return
+        before = self._calls.get(record.slot)
+        if before is not None:
+            before.status.disown()
+            self._end(before, EndReason.HANGUP, "its slot was given to another call")
         backend = self._node.config.backends[config.backend_id]
         status = CallStatus(
             self._status.writer(record.slot),
@@ -269,7 +281,7 @@ class Transceiver:
         try:
             call.open()
         except Exception:
-            self._broken(call)
+            self.broken(call)
 
     def _parameters(self, config: SessionConfig, local_ufrag: str) -> SessionParameters:
         node_config = self._node.config
@@ -312,19 +324,33 @@ class Transceiver:
 
     def sweep(self, now_ns: int) -> None:
         """See hang-ups in the session table; keep the heartbeat."""
+        self._swept_ns = now_ns
         for call in list(self._calls.values()):
             ident = self._table.ident(call.slot)
-            if ident.generation != call.generation or ident.state is not SessionState.OFFERED:
-                call.end(EndReason.HANGUP, "hung up")
+            if ident.generation != call.generation:
+                call.status.disown()
+                self._end(call, EndReason.HANGUP, "its slot was given to another call")
+            elif ident.state is not SessionState.OFFERED:
+                self._end(call, EndReason.HANGUP, "hung up")
         if now_ns - self._heartbeat_ns >= HEARTBEAT_NS:
             self._heartbeat_ns = now_ns
             self._refusals_left = REFUSALS_PER_S
             self._row.heartbeat(now_ns, len(self._calls))
 
+    def _sweep_after_stall(self, now_ns: int) -> None:
+        if now_ns - self._swept_ns > STALL_NS:
+            self.sweep(now_ns)
+
+    def _end(self, call: Call, reason: EndReason, detail: str) -> None:
+        try:
+            call.end(reason, detail)
+        except Exception:
+            self.broken(call)
+
     def stop(self) -> None:
         """End every call politely."""
         for call in list(self._calls.values()):
-            call.end(EndReason.SHUTDOWN, "the edge is shutting down")
+            self._end(call, EndReason.SHUTDOWN, "the edge is shutting down")
 
     async def run(self) -> None:
         """Until SIGTERM."""
