@@ -12,11 +12,13 @@ from typing import NamedTuple
 
 from dataplane.proto.errors import BadPacket
 from dataplane.proto.opus import OpusEncoder
-from dataplane.proto.playout import Playout, encode_notice
+from dataplane.proto.playout import MAX_MARKS, Playout, encode_notice
 from dataplane.proto.rtp import RtpPacket, encode_rtp
 
 WAITING_LIMIT_FRAMES = 3000
 """Backend frames that wait for the client: a minute of 20 ms frames."""
+WAITING_LIMIT_BYTES = 60 * 48_000 * 2
+"""PCM among them: a minute, too. The playout then takes what it has room for."""
 
 
 class OutgoingPacket(NamedTuple):
@@ -42,6 +44,8 @@ class Downlink:
         self._encoder: OpusEncoder | None = None
         self._started = False
         self._waiting: list[Callable[[Playout, int], object]] = []
+        self._waiting_bytes = 0
+        self._waiting_marks = 0
         self._heard_lag_ns = 0
         self._seq = secrets.randbits(16)  # RFC 3550 5.1: it starts at random
         self.frame_lateness_ns: list[int] = []
@@ -61,7 +65,7 @@ class Downlink:
             self._encoder = OpusEncoder(
                 rate_out, complexity=self._complexity, bitrate=self._bitrate
             )
-        self._waiting.clear()
+        self._take_waiting()
         if self._playout is None:
             # RFC 3550 5.1: timestamps start at random.
             self._playout = Playout(
@@ -75,6 +79,11 @@ class Downlink:
 
     def push(self, pcm: bytes, now_ns: int) -> None:
         """Audio, s16le mono at the rate of set_rate."""
+        if self._playout is not None and not self._started:
+            if self._waiting_bytes + len(pcm) > WAITING_LIMIT_BYTES:
+                self._playout.refuse(len(pcm) // 2)
+                return
+            self._waiting_bytes += len(pcm)
         self._do(lambda playout, at_ns: playout.push(pcm, at_ns), now_ns)
 
     def end(self, now_ns: int) -> None:
@@ -83,6 +92,10 @@ class Downlink:
 
     def mark(self, name: str, now_ns: int) -> None:
         """Say when all so far has been heard."""
+        if not self._started:
+            if self._waiting_marks >= MAX_MARKS:
+                raise BadPacket("backend_bad_frame", f"more than {MAX_MARKS} marks wait")
+            self._waiting_marks += 1
         self._do(lambda playout, at_ns: playout.mark(name, at_ns), now_ns)
 
     def clear(self, generation: int, now_ns: int) -> None:
@@ -98,9 +111,13 @@ class Downlink:
             raise BadPacket("backend_bad_frame", "too much is waiting for the client")
 
     def _flush(self, now_ns: int) -> None:
-        waiting, self._waiting = self._waiting, []
-        for action in waiting:
+        for action in self._take_waiting():
             self._do(action, now_ns)
+
+    def _take_waiting(self) -> list[Callable[[Playout, int], object]]:
+        waiting, self._waiting = self._waiting, []
+        self._waiting_bytes = self._waiting_marks = 0
+        return waiting
 
     # --- time ---
 

@@ -24,7 +24,7 @@ from dataplane.proto import rtp
 from dataplane.proto.address import Address
 from dataplane.proto.demux import Demux
 from dataplane.proto.downlink import Downlink
-from dataplane.proto.dtls import DtlsEndpoint
+from dataplane.proto.dtls import HANDSHAKE_TIMEOUT_NS, DtlsEndpoint
 from dataplane.proto.errors import BadPacket
 from dataplane.proto.ice_lite import IceLite
 from dataplane.proto.reports import Reports
@@ -140,6 +140,8 @@ class MediaSession:
         self._local_ips: dict[Address, bytes] = {}
         self._transmits: list[Transmit] = []
         self._events: list[Event] = []
+        self._dtls_deadline_ns = 0
+        """By when a client that is to begin DTLS must have begun."""
         self._rtcp_due_ns = 0
         self.first_audio_in_ns = 0
         self.first_audio_out_ns = 0
@@ -187,6 +189,7 @@ class MediaSession:
         if self.state is State.NEW:
             self._step(Step.CHECK)
             self._start_media()
+            self._dtls_deadline_ns = now_ns + HANDSHAKE_TIMEOUT_NS
             if self._parameters.dtls_is_client:
                 self._start_dtls(now_ns)
 
@@ -269,6 +272,8 @@ class MediaSession:
         due = [self.ice.consent_expires_ns]
         if self._parameters.end_deadline_ns:
             due.append(self._parameters.end_deadline_ns)
+        if self.state is State.ICE:
+            due.append(self._dtls_deadline_ns)
         for part in (self.dtls, self.uplink):
             timeout = part.next_timeout() if part is not None else None
             if timeout is not None:
@@ -289,6 +294,9 @@ class MediaSession:
             return
         if 0 < self._parameters.end_deadline_ns <= now_ns:
             self.end("time_limit", "the call reached its time limit", now_ns)
+            return
+        if self.state is State.ICE and now_ns >= self._dtls_deadline_ns:
+            self.end("dtls_timeout", "the client did not begin DTLS", now_ns)
             return
         if self.dtls is not None:
             self.dtls.handle_timer(now_ns)

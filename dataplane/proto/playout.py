@@ -226,6 +226,10 @@ class Playout:
         """How long after a frame is sent it is heard."""
         self._heard_lag_ns = min(max(0, lag_ns), MAX_HEARD_LAG_NS)
 
+    def refuse(self, samples: int) -> None:
+        """Tell the backend that so many samples found no room on their way here."""
+        self._note_overrun(samples)
+
     # --- time ---
 
     def next_timeout(self) -> int | None:

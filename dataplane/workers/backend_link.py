@@ -20,7 +20,8 @@ from dataplane.proto.errors import BadPacket
 from dataplane.shm.enums import BackendState
 
 READ_BYTES = 65536
-"""Read per wake-up: one call's burst must not delay the others."""
+FRAMES_PER_TURN = 64
+"""Read and handled per wake-up: one call's burst must not delay the others."""
 
 SEND_BUFFER_BYTES = 65536
 """Kernel buffer towards the backend: about half a second of PCM at 48 kHz."""
@@ -29,6 +30,7 @@ AUDIO_LIMIT_MS = 1000
 """Audio kept for a backend that does not read."""
 
 CONTROL_LIMIT = 1024
+CONTROL_LIMIT_BYTES = 1 << 20
 """Frames other than audio kept for a backend that does not read."""
 
 READY_TIMEOUT_S = 5.0
@@ -81,8 +83,12 @@ class BackendLink:
         self._head_sent_bytes = 0
         self._queued_samples = 0
         self._queued_control = 0
+        self._queued_control_bytes = 0
+        self._unhandled: deque[tuple[int, bytes]] = deque()
+        self._turn: asyncio.Handle | None = None
         self._audio_limit_samples = 0
         self._writing = False
+        self._reading = False
         self._timer: asyncio.TimerHandle | None = None
         self._attempt = 0
         self._closed = False
@@ -95,7 +101,11 @@ class BackendLink:
         if self._closed:
             return
         self._set_state(BackendState.CONNECTING, "")
-        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        except OSError as error:
+            self._retry(BackendState.UNAVAILABLE, f"no socket: {error.strerror or error}")
+            return
         connection.setblocking(False)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
         try:
@@ -108,7 +118,7 @@ class BackendLink:
             return
         self._socket = connection
         self._reader = FrameReader()
-        self._loop.add_reader(connection.fileno(), self._readable)
+        self._watch_readable(True)
         self._set_state(BackendState.STARTED, "")
         self._timer = self._loop.call_later(READY_TIMEOUT_S, self._ready_timed_out)
         self._enqueue(_Entry(self._start_frame))
@@ -138,7 +148,11 @@ class BackendLink:
 
     def send(self, frame: bytes) -> None:
         """Queue a frame that must not be dropped for audio's sake."""
-        if self._socket is not None and self._queued_control < CONTROL_LIMIT:
+        if (
+            self._socket is not None
+            and self._queued_control < CONTROL_LIMIT
+            and self._queued_control_bytes < CONTROL_LIMIT_BYTES
+        ):
             self._enqueue(_Entry(frame))
 
     def send_audio(self, frame: bytes, first_sample: int, samples: int) -> None:
@@ -156,6 +170,7 @@ class BackendLink:
             self._queued_samples += entry.samples
         else:
             self._queued_control += 1
+            self._queued_control_bytes += len(entry.frame)
         if not self._writing:
             self._write()
 
@@ -201,6 +216,8 @@ class BackendLink:
                 self._queued_samples -= entry.samples
             else:
                 self._queued_control -= 1
+                if not entry.dropped:
+                    self._queued_control_bytes -= len(entry.frame)
         self._watch_writable(bool(self._queue))
 
     def _watch_writable(self, wanted: bool) -> None:
@@ -227,15 +244,42 @@ class BackendLink:
         if not data:
             self._lost("it closed the connection")
             return
+        try:
+            self._unhandled.extend(self._reader.feed(data))
+        except BadPacket as bad:
+            self._bad_frame(bad)
+        else:
+            self._handle_frames()
+
+    def _handle_frames(self) -> None:
+        """Some frames now, and if there are more the rest in turns of their own; meanwhile
+        nothing is read."""
+        self._turn = None
         connection = self._socket
         try:
-            for frame_type, payload in self._reader.feed(data):
-                self._handler.backend_frame(frame_type, payload)
+            for _ in range(min(len(self._unhandled), FRAMES_PER_TURN)):
+                self._handler.backend_frame(*self._unhandled.popleft())
                 if self._socket is not connection:
                     return
         except BadPacket as bad:
-            self._handler.backend_bad_frame()
-            self.refuse(f"it sent what is no frame: {bad.detail}")
+            self._bad_frame(bad)
+            return
+        self._watch_readable(not self._unhandled)
+        if self._unhandled:
+            self._turn = self._loop.call_soon(self._handle_frames)
+
+    def _watch_readable(self, wanted: bool) -> None:
+        if wanted == self._reading or self._socket is None:
+            return
+        self._reading = wanted
+        if wanted:
+            self._loop.add_reader(self._socket.fileno(), self._readable)
+        else:
+            self._loop.remove_reader(self._socket.fileno())
+
+    def _bad_frame(self, bad: BadPacket) -> None:
+        self._handler.backend_bad_frame()
+        self.refuse(f"it sent what is no frame: {bad.detail}")
 
     # --- failure ---
 
@@ -262,9 +306,14 @@ class BackendLink:
             self._loop.remove_reader(connection.fileno())
             self._loop.remove_writer(connection.fileno())
             connection.close()
-        self._writing = False
+        self._writing = self._reading = False
         self._queue.clear()
-        self._head_sent_bytes = self._queued_samples = self._queued_control = 0
+        self._head_sent_bytes = self._queued_samples = 0
+        self._queued_control = self._queued_control_bytes = 0
+        self._unhandled.clear()
+        if self._turn is not None:
+            self._turn.cancel()
+            self._turn = None
 
     def _cancel_timer(self) -> None:
         if self._timer is not None:
