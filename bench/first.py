@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ FULL = Scale(
     round_s=1.0,
     flows=100,
     earshot_calls=(1, 5, 10, 20, 30, 40, 50, 60, 80, 100, 120),
-    aiortc_calls=(1, 3, 5, 7, 9),
+    aiortc_calls=(1, 4, 8, 12, 16, 20),
     step_s=4.0,
     set_ups=50,
     speech_s=12.0,
@@ -70,10 +71,24 @@ def run_first(scale: Scale, progress: Progress) -> dict[str, Any]:
             flow_count=scale.flows,
             progress=progress,
         )
+        carried, waited = _compare_servers(scale, packets, programs["echo"], progress)
+    return {
+        "benchmark": "first",
+        "host": describe_host(),
+        "forwarding": forwarded,
+        "calls": carried,
+        "set_up": waited,
+    }
+
+
+def _compare_servers(
+    scale: Scale, packets: Sequence[bytes], echo: Path, progress: Progress
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(calls, set-ups) of Earshot and of aiortc, on the same input."""
     carried = {}
     waited = {}
     for name, run_server, steps in (
-        ("earshot", run_earshot, scale.earshot_calls),
+        ("earshot", partial(run_earshot, echo=[str(echo)]), scale.earshot_calls),
         ("aiortc", run_aiortc_echo, scale.aiortc_calls),
     ):
         named = _prefixed(progress, name)
@@ -84,13 +99,7 @@ def run_first(scale: Scale, progress: Progress) -> dict[str, Any]:
         with run_server() as server:
             ramp = asyncio.run(calls.ramp(server, packets, steps, scale.step_s, named))
             carried[name] = calls.summarize(ramp)
-    return {
-        "benchmark": "first",
-        "host": describe_host(),
-        "forwarding": forwarded,
-        "calls": carried,
-        "set_up": waited,
-    }
+    return carried, waited
 
 
 def _prefixed(progress: Progress, prefix: str) -> Progress:

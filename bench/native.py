@@ -12,6 +12,7 @@ SOURCES = {
     "null_forwarder": HERE / "peers" / "null_forwarder.c",
     "blast": HERE / "load" / "blast.c",
     "sink": HERE / "load" / "sink.c",
+    "echo": HERE / "load" / "echo.c",
 }
 
 

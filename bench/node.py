@@ -46,19 +46,18 @@ def run_earshot(
     *,
     relays: int = 1,
     transceivers: int = 1,
-    backend: Sequence[str] | None = None,
+    echo: Sequence[str],
     complexity: int = 5,
 ) -> Iterator[Server]:
     """A whole node on loopback and free ports with one backend named ``echo``.
 
-    backend: its command, to which the socket's path is added; the Python echo
-    example by default. Raises StartError.
+    echo: the backend's command, to which the socket's path is added. Raises
+    StartError.
     """
-    command = backend or [sys.executable, str(REPOSITORY / "examples" / "echo.py")]
     with contextlib.ExitStack() as stack:
         directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="earshot-bench-"))
         socket_path = f"{directory}/echo.sock"
-        stack.enter_context(_process([*command, socket_path], Path(directory, "echo.log")))
+        stack.enter_context(_process([*echo, socket_path], Path(directory, "echo.log")))
         run_dir = Path(directory, "run")
         node = stack.enter_context(
             _process(

@@ -337,20 +337,21 @@ class Peer:
     # Receiving
 
     def _on_readable(self) -> None:
-        while True:
-            try:
-                if self.remote is None:
-                    self._answer_early(*self.sock.recvfrom(DATAGRAM_BYTES))
-                    continue
-                datagram = self.sock.recv(DATAGRAM_BYTES)
-            except (BlockingIOError, ConnectionRefusedError):
+        """Reads one datagram: epoll calls again while there are more, and asking once too often
+        costs a system call per packet."""
+        try:
+            if self.remote is None:
+                self._answer_early(*self.sock.recvfrom(DATAGRAM_BYTES))
                 return
-            self.counters.received_datagrams += 1
-            try:
-                self.handle_datagram(datagram, time.monotonic_ns())
-            except BadPacket as bad:
-                reasons = self.counters.bad_packets
-                reasons[bad.reason] = reasons.get(bad.reason, 0) + 1
+            datagram = self.sock.recv(DATAGRAM_BYTES)
+        except (BlockingIOError, ConnectionRefusedError):
+            return
+        self.counters.received_datagrams += 1
+        try:
+            self.handle_datagram(datagram, time.monotonic_ns())
+        except BadPacket as bad:
+            reasons = self.counters.bad_packets
+            reasons[bad.reason] = reasons.get(bad.reason, 0) + 1
 
     def handle_datagram(self, datagram: bytes, now_ns: int) -> None:
         """One datagram from the server. BadPacket when it does not verify."""
