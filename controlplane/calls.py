@@ -302,6 +302,8 @@ class Calls:
         """The rules, on a consistent reading. None: it goes on."""
         status = self.status_of(call)
         closing = call.state is SessionState.CLOSING
+        if status is None and self._died_writing(call, now_ns):
+            return EndReason.HANGUP if closing else EndReason.TRANSCEIVER_DIED
         if status is None or status.state == CallState.NONE:
             if self._may_wait(call, now_ns):
                 return None
@@ -315,6 +317,17 @@ class Calls:
             log.warning("call.hangup_ignored", call=call.call_id, worker=call.worker)
             return EndReason.HANGUP
         return None
+
+    def _died_writing(self, call: Call, now_ns: int) -> bool:
+        """Whether the status cannot be read because the transceiver was killed in the middle of
+        writing it. Generation and incarnation stand in one word, so they are of one write."""
+        glance = self._status.region.row(call.slot).status
+        worker = self._workers.transceiver(call.worker)
+        return (
+            glance.generation == call.generation
+            and worker is not None
+            and worker.has_lost(glance.incarnation, now_ns)
+        )
 
     def _end(self, call: Call, reason: EndReason, now_ns: int) -> None:
         self._sessions.set_state(call.slot, SessionState.ENDED, reason, now_ns)

@@ -124,6 +124,7 @@ class Transceiver:
     def call_ended(self, call: Call) -> None:
         if self._calls.get(call.slot) is call:
             del self._calls[call.slot]
+        self._timers.forget(call)
 
     def count(self, counter: Counter, n: int = 1) -> None:
         self._row.count(counter, n)
