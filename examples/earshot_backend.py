@@ -262,8 +262,10 @@ class _CallState:
             self._write(END)
 
     def send_event(self, data: Any) -> None:
-        """Send JSON to the browser's data channel."""
-        self._write(EVENT, json.dumps(data).encode())
+        """Send JSON to the browser's data channel. ValueError for what JSON cannot say."""
+        text = json.dumps(data, ensure_ascii=False, allow_nan=False)
+        # Half a surrogate pair, as a text cut in the middle of an emoji leaves it, becomes "?".
+        self._write(EVENT, text.encode("utf-8", "replace"))
 
     def stop(self, reason: str = "finished") -> None:
         """End the call. Returning from the handler does the same."""

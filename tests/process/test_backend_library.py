@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import orjson
 import pytest
 
 from tests.support.backend_script import (
@@ -26,6 +27,7 @@ from tests.support.edge_side import (
     AUDIO,
     CLEAR,
     END,
+    EVENT,
     MARK,
     STOP,
     BackendProcess,
@@ -91,6 +93,25 @@ def test_every_frame_arrives_as_what_it_is(launch: Launch) -> None:
         assert edge.expect_event("Digit")["digit"] == "#"
         assert edge.expect_event("Speech")["sample"] == 99
         assert edge.expect_event("Event")["data"] == {"hello": 1}
+
+
+def test_events_are_json_that_any_parser_takes(launch: Launch) -> None:
+    """Python's own would write NaN, and half of a surrogate pair."""
+    process = launch("""
+        async def talk(call):
+            call.send_event({"text": "half of an emoji: \\ud83d"})
+            try:
+                call.send_event(float("nan"))
+            except ValueError as error:
+                call.send_event("refused")
+            async for frame in call:
+                pass
+    """)
+    with connect(process) as edge:
+        edge.wait(lambda: len(edge.of(EVENT)) == 2, "events")
+        first, second = edge.of(EVENT)
+        assert orjson.loads(first.payload) == {"text": "half of an emoji: ?"}
+        assert orjson.loads(second.payload) == "refused"
 
 
 def test_returning_ends_the_call(launch: Launch) -> None:
