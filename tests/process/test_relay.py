@@ -279,6 +279,7 @@ def test_successor_of_a_killed_relay_loses_nothing(rig: Rig, client: socket.sock
     ufrag = rig.offer()
     client.sendto(check(ufrag, ice_pwd(ufrag, rig.keys)), ("127.0.0.1", rig.port))
     rig.records(1)
+    rig.wait_received(1)  # the record leaves a moment before its count is written
     assert rig.stop(signal.SIGKILL) == -signal.SIGKILL
     for i in range(100):
         client.sendto(RTP + bytes([i]), ("127.0.0.1", rig.port))
