@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from pathlib import Path
 from bench.first import FULL, QUICK, render, run_first
 from bench.native import NoCompiler
 from bench.node import StartError
+from bench.relay_rig import RigError
 from bench.report import write_json
 
 
@@ -55,13 +57,19 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a benchmark, prints its tables, writes its JSON. Returns the exit status."""
     arguments = build_parser().parse_args(argv)
+    # As Ctrl-C: what was started is stopped, what was made is removed.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     progress = ProgressLine()
     try:
         report = run_first(QUICK if arguments.quick else FULL, progress)
-    except (NoCompiler, StartError) as error:
+    except (NoCompiler, RigError, StartError) as error:
         progress.clear()
         print(error, file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        progress.clear()
+        print("earshot bench: interrupted", file=sys.stderr)
+        return 130
     progress.clear()
     print(render(report))
     if arguments.json:
