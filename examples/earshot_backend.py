@@ -37,12 +37,13 @@ import fcntl
 import json
 import logging
 import os
+import select
 import signal
 import socket
 import stat
 import struct
-import sys
 import threading
+import time
 from collections import deque
 from typing import (  # noqa: UP035
     Any,
@@ -51,6 +52,7 @@ from typing import (  # noqa: UP035
     Generator,
     Iterator,
     NamedTuple,
+    NoReturn,
     TypeVar,
     Union,
     cast,
@@ -69,6 +71,7 @@ MAX_PAYLOAD_BYTES = 1 << 20
 MAX_MARK_BYTES = 1024
 INITIAL_ROOM_MS = 10_000  # what any edge holds; its first PLAYED gives the real figure
 START_TIMEOUT_S = 10.0
+JOIN_TIMEOUT_S = 2.0  # for handlers in threads, on SIGTERM
 # Frames kept for a handler that has stalled: a minute of audio. Beyond it the
 # oldest go, for a reader that stops would also stop hearing PLAYED and CLEARED.
 MAX_WAITING_FRAMES = 3000
@@ -583,14 +586,13 @@ class Utterance(_UtteranceState):
         return True
 
 
-async def serve(talk: Talk, path: str, *, rate_in: int = 16000, rate_out: int = 24000) -> None:
-    """Answer the calls that the edge brings to ``path``, until SIGTERM, SIGINT or cancelled.
+async def serve(talk: Talk, path: str, *, rate_in: int = 16000, rate_out: int = 24000) -> NoReturn:
+    """Answer the calls that the edge brings to ``path``, until cancelled.
 
     The calls of the moment are then left without STOP, so that the edge
     brings them to the backend that listens at ``path`` next.
     """
     _check_rates(rate_in, rate_out)
-    loop = asyncio.get_running_loop()
     tasks: set[asyncio.Future[None]] = set()
 
     def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -599,14 +601,11 @@ async def serve(talk: Talk, path: str, *, rate_in: int = 16000, rate_out: int = 
         task.add_done_callback(tasks.discard)
         task.add_done_callback(lambda _: writer.close())
 
-    stopped = asyncio.Event()
-    with contextlib.suppress(ValueError, RuntimeError):  # not in the main thread
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stopped.set)
     with listen(path) as listener:
         server = await asyncio.start_unix_server(connected, sock=listener)
         try:
-            await stopped.wait()
+            while True:
+                await asyncio.sleep(3600)
         finally:
             server.close()
             for task in tasks:
@@ -617,12 +616,13 @@ async def serve(talk: Talk, path: str, *, rate_in: int = 16000, rate_out: int = 
 async def _one_call(talk: Talk, call: Call) -> None:
     pump = asyncio.ensure_future(call._pump())
     try:
-        await asyncio.wait_for(call._run(call._start_steps()), START_TIMEOUT_S)
-        if call.start:
-            await talk(call)
-            call.stop("finished")
-    except asyncio.TimeoutError:  # noqa: UP041
-        call.stop("expected_start")
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(call._run(call._start_steps()), START_TIMEOUT_S)
+        if not call.start:
+            call.stop("expected_start")
+            return
+        await talk(call)
+        call.stop("finished")
     except Exception:
         log.exception("%s: the handler failed", call.id)
         call.stop("backend_error")
@@ -631,8 +631,17 @@ async def _one_call(talk: Talk, call: Call) -> None:
 
 
 def run(talk: Talk, path: str, *, rate_in: int = 16000, rate_out: int = 24000) -> None:
-    """``serve`` for a program that does nothing else."""
-    asyncio.run(serve(talk, path, rate_in=rate_in, rate_out=rate_out))
+    """``serve`` for a program that does nothing else, until SIGTERM or SIGINT."""
+
+    async def main() -> None:
+        serving = asyncio.ensure_future(serve(talk, path, rate_in=rate_in, rate_out=rate_out))
+        with contextlib.suppress(ValueError, RuntimeError):  # not in the main thread
+            for number in (signal.SIGTERM, signal.SIGINT):
+                asyncio.get_running_loop().add_signal_handler(number, serving.cancel)
+        with contextlib.suppress(asyncio.CancelledError):
+            await serving
+
+    asyncio.run(main())
 
 
 # --- threads ------------------------------------------------------------------------------
@@ -719,6 +728,8 @@ def run_threads(
     """``run`` for a handler without asyncio: each call has a thread of its own."""
     _check_rates(rate_in, rate_out)
 
+    threads: dict[threading.Thread, socket.socket] = {}
+
     def one_call(connection: socket.socket) -> None:
         call = BlockingCall(connection, rate_in, rate_out)
         threading.Thread(target=call._pump, daemon=True).start()
@@ -731,16 +742,47 @@ def run_threads(
             log.exception("%s: the handler failed", call.id)
             call.stop("backend_error")
         finally:
-            with contextlib.suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)  # wakes _pump
+            _shut(connection)
             connection.close()
+            threads.pop(threading.current_thread(), None)
 
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    with listen(path) as listener, contextlib.suppress(KeyboardInterrupt):
-        while True:
+    with listen(path) as listener, _signal_socket() as stopped:
+        while stopped not in select.select([listener, stopped], [], [])[0]:
             connection, _ = listener.accept()
-            threading.Thread(target=one_call, args=(connection,), daemon=True).start()
+            thread = threading.Thread(target=one_call, args=(connection,), daemon=True)
+            threads[thread] = connection
+            thread.start()
+    deadline_s = time.monotonic() + JOIN_TIMEOUT_S
+    for thread, connection in list(threads.items()):
+        _shut(connection)
+        thread.join(max(0.0, deadline_s - time.monotonic()))
+
+
+def _shut(connection: socket.socket) -> None:
+    """Wake the thread that reads from it."""
+    with contextlib.suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
+
+
+@contextlib.contextmanager
+def _signal_socket() -> Iterator[socket.socket]:
+    """A socket that is readable after SIGTERM or SIGINT; never, outside the main thread.
+
+    A handler alone would not do: a signal just before accept() would leave it waiting.
+    """
+    reader, writer = socket.socketpair()
+    with reader, writer:
+        writer.setblocking(False)
+        if threading.current_thread() is not threading.main_thread():
+            yield reader
+            return
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: None)
+        signal.set_wakeup_fd(writer.fileno())
+        try:
+            yield reader
+        finally:
+            signal.set_wakeup_fd(-1)
 
 
 # --- the socket file ----------------------------------------------------------------------

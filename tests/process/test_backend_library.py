@@ -145,16 +145,21 @@ def test_what_a_handler_raises_ends_its_call_alone(launch: Launch) -> None:
     process = launch("""
         async def talk(call):
             async for frame in call:
-                if isinstance(frame, Event):
-                    report(call, type="number", is_=1 / frame.data)
+                if frame.data == "time out":
+                    raise asyncio.TimeoutError  # as of a model that took too long
+                report(call, type="number", is_=1 / frame.data)
     """)
-    with connect(process) as well, connect(process) as ill:
-        ill.event(0)
-        assert ill.expect(STOP).json() == {"reason": "backend_error"}
-        ill.expect_close()
+    with connect(process) as well:
+        for event in (0, "time out"):
+            with connect(process) as ill:
+                ill.event(event)
+                assert ill.expect(STOP).json() == {"reason": "backend_error"}
+                ill.expect_close()
         well.event(4)
         assert well.expect_event("number")["is_"] == 0.25
-    assert "ZeroDivisionError" in process.log.read_text()
+    log = process.log.read_text()
+    assert "ZeroDivisionError" in log
+    assert "TimeoutError" in log
 
 
 def test_the_end_of_the_call_ends_the_iteration(launch: Launch, tmp_path: Path) -> None:
