@@ -380,7 +380,8 @@ class Relay:
 
     ``flows`` must be mapped writable and belong to this relay alone. A
     predecessor's flows go on. ``gather_us`` is how long it lets datagrams come
-    together before it takes them when many are on their way (0: never). Raises OSError for unusable sockets or tables.
+    together before it takes them when many are on their way (0: never).
+    Raises OSError for unusable sockets or tables.
     """
 
     def __init__(

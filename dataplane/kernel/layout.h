@@ -213,6 +213,8 @@ enum ek_counter {
     EK_C_BACKEND_BAD_FRAME = 64,
     EK_C_DROP_OPUS_INVALID = 65,
     EK_C_KERNEL_HOP_OVERFLOW = 66,
+    EK_C_DROP_SCTP = 67,              /* packets inside DTLS, and texts nobody took */
+    EK_C_DROP_RECORD_INTERNAL_ERROR = 68,
 
     /* control plane */
     EK_C_OFFERS = 80,

@@ -101,6 +101,11 @@ class StatusTable:
             os.sched_yield()
         return None
 
+    def generation(self, slot: int) -> int:
+        """Of the call that the row was last written for, 0: none; one atomic load, which
+        serves also when a writer died in the middle of the row."""
+        return int(self.region.row(slot).status.generation)
+
     def writer(self, slot: int) -> StatusWriter:
         """For the transceiver that owns the call in that slot."""
         return StatusWriter(self.region.writable_row(slot), self.region)

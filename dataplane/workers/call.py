@@ -291,6 +291,7 @@ class Call:
             max_message_bytes=self._config.sctp_max_message_bytes,
             send=self._send_channel_data,
             on_text=self._client_text,
+            on_drop=lambda: self._edge.count(Counter.DROP_SCTP),
         )
         unsent, self._unsent_events = self._unsent_events, []
         for event in unsent:

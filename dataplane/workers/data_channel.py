@@ -15,7 +15,10 @@ from aiortc.rtcdatachannel import RTCDataChannel
 from aiortc.rtcdtlstransport import RTCDtlsTransport
 from aiortc.rtcsctptransport import RTCSctpCapabilities, RTCSctpTransport
 
+from dataplane.log import get_logger
 from dataplane.proto.sctp_packet import is_acceptable
+
+log = get_logger()
 
 EVENTS_LABEL = "oai-events"
 """The channel that events go out on when the client opened several."""
@@ -61,6 +64,7 @@ class DataChannels:
 
     send: takes what SCTP wants sent, for the DTLS connection to encrypt.
     on_text: called with (label, text) for every text message.
+    on_drop: called for every packet or text that is thrown away.
     """
 
     def __init__(
@@ -71,15 +75,16 @@ class DataChannels:
         max_message_bytes: int,
         send: Callable[[bytes], None],
         on_text: Callable[[str, str], None],
+        on_drop: Callable[[], None],
     ) -> None:
         self._on_text = on_text
+        self._on_drop = on_drop
         self._port = DtlsPort(is_client, send)
         self._sctp = RTCSctpTransport(cast(RTCDtlsTransport, self._port))
         self._sctp.on("datachannel", self._opened)
         self._channels: list[RTCDataChannel] = []
         self._unsent: list[str] = []
         self._closed = False
-        self.dropped = 0
         _step(self._sctp.start(RTCSctpCapabilities(maxMessageSize=max_message_bytes), remote_port))
 
     def handle_data(self, data: bytes) -> None:
@@ -87,14 +92,17 @@ class DataChannels:
         if self._closed:
             return
         if not is_acceptable(data, self._sctp._last_received_tsn):
-            self.dropped += 1
+            self._on_drop()
             return
         try:
             _step(self._sctp._handle_data(data))
         except Exception:
             # aiortc asserts on the peer's behaviour; it is this call's peer.
-            self.dropped += 1
-        if self._sctp._association_state is RTCSctpTransport.State.CLOSED or self._is_too_much():
+            self._on_drop()
+        if self._is_too_much():
+            log.warning("data_channel.closed", reason="the client makes us keep too much")
+            self.close()
+        elif self._sctp._association_state is RTCSctpTransport.State.CLOSED:
             self.close()
 
     def _is_too_much(self) -> bool:
@@ -122,7 +130,7 @@ class DataChannels:
                 or len(self._unsent) >= UNSENT_LIMIT
                 or (self._unsent and waiting > UNSENT_LIMIT_CHARS)
             ):
-                self.dropped += 1
+                self._on_drop()
                 return False
             self._unsent.append(text)
             return True
@@ -130,12 +138,12 @@ class DataChannels:
             channel.bufferedAmount > BUFFERED_LIMIT_BYTES
             or len(self._sctp._data_channel_queue) > BUFFERED_LIMIT
         ):
-            self.dropped += 1
+            self._on_drop()
             return False
         try:
             channel.send(text)
         except ValueError:  # longer than the client's max-message-size
-            self.dropped += 1
+            self._on_drop()
             return False
         return True
 

@@ -27,7 +27,6 @@ from dataplane.proto.hop import HopHeader, HopRecord, parse_hop
 from dataplane.proto.media_session import MediaSession, SessionParameters, State
 from dataplane.proto.ufrag import ClusterKeys, ice_pwd, parse_ufrag
 from dataplane.shm.enums import (
-    CallState,
     Counter,
     EndReason,
     FingerprintAlgorithm,
@@ -58,7 +57,7 @@ STALL_NS = 500_000_000
 """After standing still for so long, first see which calls are still ours: the control plane gives
 the slot of a call away a second after it has seen its end, at the earliest."""
 PLAYOUT_LATE_NS = 5_000_000
-REFUSALS_PER_S = 200
+REFUSALS_PER_HEARTBEAT = 100
 
 _ALGORITHM_TEXT = {
     FingerprintAlgorithm.SHA256: "sha-256",
@@ -98,7 +97,7 @@ class Transceiver:
         self._row = workers.open_row(WorkerKind.TRANSCEIVER, index, incarnation)
         self._calls: dict[int, Call] = {}
         self._records_seen: dict[tuple[int, int], int] = {}
-        self._refusals_left = REFUSALS_PER_S
+        self._refusals_left = REFUSALS_PER_HEARTBEAT
         self._heartbeat_ns = 0
         self._swept_ns = time.monotonic_ns()
         self._timers: Timers[Call] = Timers(self._fire)
@@ -180,6 +179,7 @@ class Transceiver:
             if call is not None:
                 call.status.drop()
         except Exception:
+            self._row.count(Counter.DROP_RECORD_INTERNAL_ERROR)
             self.broken(call)
         else:
             self._row.count(Counter.RECORDS_HANDLED)
@@ -229,12 +229,7 @@ class Transceiver:
         ufrag = parse_ufrag(request.local_ufrag.encode(), self._keys)
         if (ufrag.slot, ufrag.generation) != (record.slot, record.generation):
             raise BadPacket("drop_session_stun_bad_username")
-        status = self._status.read(record.slot)
-        started = (
-            status is not None
-            and status.generation == record.generation
-            and status.state != CallState.NONE
-        )
+        started = self._status.generation(record.slot) == record.generation
         if started or ident.state is not SessionState.OFFERED:
             self._refuse(record, request.local_ufrag)
             return
@@ -335,7 +330,7 @@ class Transceiver:
                 self._end(call, EndReason.HANGUP, "hung up")
         if now_ns - self._heartbeat_ns >= HEARTBEAT_NS:
             self._heartbeat_ns = now_ns
-            self._refusals_left = REFUSALS_PER_S
+            self._refusals_left = REFUSALS_PER_HEARTBEAT
             self._row.heartbeat(now_ns, len(self._calls))
 
     def _sweep_after_stall(self, now_ns: int) -> None:

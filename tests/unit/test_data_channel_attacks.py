@@ -44,8 +44,13 @@ class Client:
             max_message_bytes=262_144,
             send=self.to_client.append,
             on_text=lambda _label, text: self.texts.append(text),
+            on_drop=self._count_drop,
         )
         self._next_tsn = 0
+        self.drops = 0
+
+    def _count_drop(self) -> None:
+        self.drops += 1
 
     async def connect(self) -> Client:
         _step(self.sctp.start(RTCSctpCapabilities(maxMessageSize=262_144), 5000))
@@ -119,6 +124,7 @@ async def test_a_parameter_without_length_is_no_endless_loop(
     client: Client, kind: int, length: int
 ) -> None:
     client.edge.handle_data(client.packet(raw_chunk(kind, struct.pack("!HH", 1, length))))
+    assert client.drops == 1
     await client.say("still here")
 
 
