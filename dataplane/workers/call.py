@@ -17,6 +17,7 @@ from dataplane.proto.backend_frame import (
     Concealed,
     End,
     Event,
+    FrameType,
     Mark,
     Ready,
     Start,
@@ -151,7 +152,15 @@ class Call:
             self._edge.broken(self)
 
     def _backend_frame(self, frame_type: int, payload: bytes) -> None:
-        frame = parse_payload(frame_type, payload)
+        try:
+            frame = parse_payload(frame_type, payload)
+        except BadPacket as bad:
+            if frame_type != FrameType.EVENT:
+                raise
+            # The framing is intact: a backend whose JSON is laxer than ours loses the event alone.
+            self.backend_bad_frame()
+            self.link.send(Event(events.error("invalid_event", bad.detail)).encode())
+            return
         if frame is None:
             return
         now_ns = time.monotonic_ns()

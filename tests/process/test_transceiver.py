@@ -280,3 +280,17 @@ async def test_clear_before_the_client_is_connected(rig: LoneTransceiver, path: 
         await until(lambda: call.of_type(FrameType.CLEARED), "CLEARED")
         assert call.of_type(FrameType.CLEARED)[0][1] == struct.pack("!IQ", 0, 0)
     peer.close()
+
+
+async def test_an_event_that_is_no_json_costs_that_event_alone(
+    rig: LoneTransceiver, path: Path
+) -> None:
+    async with RecordingBackend().listen(path) as backend, peer_of(rig):
+        await until(lambda: backend.calls, "START")
+        call = backend.calls[0]
+        call.send(encode_frame(FrameType.EVENT, b'{"level": NaN}'))
+        await until(lambda: call.of_type(FrameType.EVENT), "the refusal")
+        error = json.loads(call.of_type(FrameType.EVENT)[0][1])["error"]
+        assert error["type"] == "invalid_event"
+        assert len(backend.calls) == 1
+        assert rig.worker._calls
