@@ -72,7 +72,7 @@ class Parrot:
             elif isinstance(frame, earshot.Cleared):
                 logging.info(
                     "%s: silent; %d samples of generation %d had been heard",
-                    self.call.id, frame.heard_samples, frame.generation - 1,
+                    self.call.id, frame.heard_samples, frame.generation,
                 )  # fmt: skip
         if self.saying is not None:
             await self.saying
