@@ -215,6 +215,7 @@ enum ek_counter {
     EK_C_KERNEL_HOP_OVERFLOW = 66,
     EK_C_DROP_SCTP = 67,              /* packets inside DTLS, and texts nobody took */
     EK_C_DROP_RECORD_INTERNAL_ERROR = 68,
+    EK_C_DROP_SESSION_STUN_REPLAY = 69,   /* a check seen before, from elsewhere */
 
     /* control plane */
     EK_C_OFFERS = 80,

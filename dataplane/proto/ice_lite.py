@@ -17,6 +17,9 @@ Why that is the right reading of what controlling agents do towards a lite peer:
   rebinding its bare checks from the new address are all that we get: hence the silence rule.
 * A retransmitted or reordered request that already did its work must not move us back: the
   transaction id of the last nomination from each address is remembered.
+* A request recorded on the way and sent again from elsewhere proves nothing: a transaction id
+  that came from one address is refused from any other (RFC 8489 section 6: a client uses a new
+  one for each transaction).
 
 Roles: a lite agent is controlled. A peer that claims to be controlled too is told 487 and changes
 (RFC 8445 section 7.3.1.1). Not implemented: checks of our own, other components, ice2 pacing.
@@ -41,10 +44,14 @@ MAX_VERIFIED = 8
 
 CONSENT_NS = 30_000_000_000  # RFC 7675 section 5.1
 
+# Two minutes of libwebrtc's checks on a stable pair; a burst of them while it still looks for one.
+MAX_TRANSACTIONS = 64
+
 # One consent check (4..6 s, RFC 7675 section 5.1) or two of libwebrtc's (2.5 s) went missing.
 SELECTED_SILENCE_NS = 7_500_000_000
 
 _BAD_USERNAME = "drop_session_stun_bad_username"
+_REPLAY = "drop_session_stun_replay"
 
 
 @dataclass(slots=True)
@@ -64,6 +71,7 @@ class IceLite:
         self._remote_ufrag = remote_ufrag
         self._nominated = False
         self._paths: dict[Address, _Path] = {}  # least recently checked first
+        self._transactions: dict[bytes, Address] = {}  # oldest first
 
     @property
     def verified(self) -> frozenset[Address]:
@@ -76,13 +84,15 @@ class IceLite:
     def handle_request(self, datagram: bytes, addr: Address, now_ns: int) -> bytes:
         """Take a check that came from addr and return the answer to send there.
 
-        Raises BadPacket drop_session_stun_malformed, _bad_username or _bad_integrity; then
-        nothing has changed and nothing is to be sent.
+        Raises BadPacket drop_session_stun_malformed, _bad_username, _bad_integrity or _replay;
+        then nothing has changed and nothing is to be sent.
         """
         request = parse_binding_request(datagram)
         if request.local_ufrag != self._local_ufrag or request.remote_ufrag != self._remote_ufrag:
             raise BadPacket(_BAD_USERNAME)
         verify_integrity(datagram, request, self._ice_pwd)
+        if self._transactions.get(request.transaction_id, addr) != addr:
+            raise BadPacket(_REPLAY)
         if request.unknown_required:
             return encode_error(request, 420, "Unknown Attribute", self._ice_pwd)
         if request.ice_controlled is not None:
@@ -91,6 +101,9 @@ class IceLite:
         return encode_success(request, addr, self._ice_pwd)
 
     def _note_valid_check(self, request: BindingRequest, addr: Address, now_ns: int) -> None:
+        self._transactions[request.transaction_id] = addr
+        if len(self._transactions) > MAX_TRANSACTIONS:
+            del self._transactions[next(iter(self._transactions))]
         path = self._paths.pop(addr, None) or _Path(now_ns)
         path.last_check_ns = now_ns
         self._paths[addr] = path

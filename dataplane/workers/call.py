@@ -242,6 +242,7 @@ class Call:
             elif isinstance(event, StateChanged):
                 self._state_changed(event.state, now_ns)
             elif isinstance(event, Ended):
+                self.status.figures(self.session)
                 self._ended(event, now_ns)
         self._edge.transmit(self)
         self._edge.reschedule(self)

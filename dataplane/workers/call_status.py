@@ -98,8 +98,13 @@ class CallStatus:
         if now_ns - self._published_ns < PUBLISH_INTERVAL_NS:
             return
         self._published_ns = now_ns
+        self._writer.fields.relay = relay
+        self.figures(session)
+        self._publish()
+
+    def figures(self, session: MediaSession) -> None:
+        """Copy the figures; the next publishing shows them."""
         f = self._writer.fields
-        f.relay = relay
         if session.ice.selected is not None:
             self._set_address(f.client, session.ice.selected)
         f.last_activity_ns = session.last_activity_ns
@@ -114,10 +119,9 @@ class CallStatus:
         f.uplink_delay_us = _microseconds(session.uplink_delay_ns)
         if session.dtls is not None:
             f.srtp_profile = session.dtls.srtp_profile or 0
-        self._refresh_media(session)
-        self._publish()
+        self._media_figures(session)
 
-    def _refresh_media(self, session: MediaSession) -> None:
+    def _media_figures(self, session: MediaSession) -> None:
         f = self._writer.fields
         if session.uplink is not None:
             stats = session.uplink.stats

@@ -130,6 +130,20 @@ def test_a_retransmitted_nomination_does_not_move_back() -> None:
     assert ice.selected == WIFI
 
 
+def test_a_check_sent_again_from_elsewhere_proves_nothing() -> None:
+    ice = IceLite("local", PASSWORD, "remote", T0)
+    recorded = [nominate() for _ in range(3)]
+    for datagram in recorded:
+        ice.handle_request(datagram, WIFI, T0)
+    for datagram in recorded:
+        with pytest.raises(BadPacket, match="drop_session_stun_replay"):
+            ice.handle_request(datagram, CELL, T0 + 20 * SECOND)
+    assert ice.selected == WIFI
+    assert not ice.is_verified(CELL)
+    assert ice.consent_expires_ns == T0 + CONSENT_NS
+    ice.handle_request(recorded[-1], WIFI, T0 + SECOND)  # its own retransmission is answered
+
+
 def test_rebinding_of_an_agent_that_nominates_once() -> None:
     """aioice and Firefox send bare consent checks; after a NAT rebinding from a new address."""
     ice = fresh()
