@@ -32,6 +32,7 @@ test)
     need_command espeak-ng espeak-ng
     need_command node nodejs
     need_command go golang-go
+    need_command spin spin
     ;;
 fuzz)
     need_command clang-14 clang-14
