@@ -97,11 +97,13 @@ def test_a_reader_that_stands_still_holds_nobody_up() -> None:
         "data = []\n"
         "def drain():\n"
         "    while chunk := os.read(reader, 65536): data.append(chunk)\n"
-        "threading.Thread(target=drain).start()\n"
+        "drainer = threading.Thread(target=drain)\n"
+        "drainer.start()\n"
         "log.flush(20)\n"
         "logger.info('last')\n"
         "log.flush(20)\n"
         "os.close(2); os.close(writer)\n"
+        "drainer.join(20)\n"
         "sys.stdout.write(b''.join(data).decode())\n"
     )
     result = run(program)
