@@ -101,10 +101,11 @@ class StatusTable:
             os.sched_yield()
         return None
 
-    def generation(self, slot: int) -> int:
-        """Of the call that the row was last written for, 0: none; one atomic load, which
-        serves also when a writer died in the middle of the row."""
-        return int(self.region.row(slot).status.generation)
+    def glance(self, slot: int) -> CData:
+        """The row's ``ek_status`` as it stands, unsynchronised: good for single fields of one
+        word, also when a writer died in the middle of the row, and far cheaper than ``read``.
+        generation and incarnation share a word, so they are of one write."""
+        return self.region.row(slot).status
 
     def writer(self, slot: int) -> StatusWriter:
         """For the transceiver that owns the call in that slot."""

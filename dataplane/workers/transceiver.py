@@ -229,7 +229,7 @@ class Transceiver:
         ufrag = parse_ufrag(request.local_ufrag.encode(), self._keys)
         if (ufrag.slot, ufrag.generation) != (record.slot, record.generation):
             raise BadPacket("drop_session_stun_bad_username")
-        started = self._status.generation(record.slot) == record.generation
+        started = self._status.glance(record.slot).generation == record.generation
         if started or ident.state is not SessionState.OFFERED:
             self._refuse(record, request.local_ufrag)
             return
