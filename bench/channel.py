@@ -26,12 +26,8 @@ class PeerChannel:
         self.channel = RTCDataChannel(self._sctp, RTCDataChannelParameters(label=label))
         self.channel.on("message", self.messages.append)
 
-    @property
-    def is_open(self) -> bool:
-        return bool(self.channel.readyState == "open")
-
     async def start(self, remote_port: int) -> None:
-        """Begins the association; is_open tells when the channel can be used."""
+        """Begins the association; the channel can be used once its readyState is "open"."""
         await self._sctp.start(RTCSctpCapabilities(maxMessageSize=MAX_MESSAGE_BYTES), remote_port)
 
     def send_text(self, text: str) -> None:

@@ -51,9 +51,6 @@ class Logger:
         """An error, with the traceback of the exception being handled."""
         self._log(logging.ERROR, event, fields | {"traceback": traceback.format_exc()})
 
-    def is_enabled_for(self, level: int) -> bool:
-        return self._inner.isEnabledFor(level)
-
     def _log(self, level: int, event: str, fields: dict[str, Any]) -> None:
         if self._inner.isEnabledFor(level):
             self._inner.log(level, "%s", event, extra={"event": event, "fields": fields})

@@ -13,7 +13,6 @@ from __future__ import annotations
 import errno
 import ipaddress
 import socket
-from collections.abc import Iterator
 from contextlib import suppress
 
 import psutil
@@ -35,16 +34,6 @@ ANY_PORT_ATTEMPTS = 16
 
 class StartError(RuntimeError):
     """The node cannot start. The message says why and what to do."""
-
-
-def socket_names(config: Config, has_ipv6: bool) -> Iterator[str]:
-    for index in range(config.relays):
-        yield f"udp4.{index}"
-        if has_ipv6:
-            yield f"udp6.{index}"
-    for index in range(config.transceivers):
-        yield f"hop.{index}"
-    yield "http"
 
 
 def make_sockets(config: Config) -> dict[str, socket.socket]:
